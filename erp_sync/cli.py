@@ -1,0 +1,288 @@
+"""The `erp-sync` command. Logs go to stderr, results to stdout, `--json` alone to stdout.
+
+Exit codes: 0 the pass did its work (refusals included); 1 the system failed, or a guard stopped it; 2 bad usage,
+settings or credentials.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from erp_sync.errors import ErpSyncError, Misconfigured, Unavailable
+
+if TYPE_CHECKING:
+    from erp_sync.ledger.entry import Entry
+    from erp_sync.sync.connections import Connections
+    from erp_sync.sync.orders import OrdersResult
+
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")
+
+
+def main() -> None:
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except Misconfigured as error:
+        click.echo(f"erp-sync: {error}", err=True)
+        sys.exit(2)
+    except ErpSyncError as error:
+        click.echo(f"erp-sync: {error}", err=True)
+        sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("-v", "--verbose", is_flag=True, help="Log every step of every order to stderr.")
+def cli(verbose: bool) -> None:
+    """Sends a shop's finalized orders to TOTVS Protheus, exactly once.
+
+    Addresses and secrets come from the environment (ERP_SYNC_SHOP_URL, ERP_SYNC_LEDGER_URL, ERP_SYNC_ERP_URL,
+    ERP_SYNC_ERP_USER, ERP_SYNC_ERP_PASSWORD, ERP_SYNC_ERP_TENANT), everything else from the TOML file that
+    ERP_SYNC_CONFIG names. `erp-sync demo` needs none of them.
+    """
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("erp_sync").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@cli.command()
+@click.option("--once", is_flag=True, help="Run the whole main job headless on N orders, check it, and exit.")
+@click.option("--orders", default=200, show_default=True, help="With --once: how many orders are finalized.")
+@click.option("--faults/--no-faults", default=True, show_default=True, help="Let the sandbox ERP misbehave.")
+@click.option("--seed", default=1, show_default=True, help="Of the demo data and of the faults.")
+@click.option("--port", default=3000, show_default=True, help="Of Dagster's UI, on 127.0.0.1.")
+@JSON
+def demo(*, once: bool, orders: int, faults: bool, seed: int, port: int, as_json: bool) -> None:
+    """Sandbox ERP, demo shop, ledger and Dagster on this machine, with orders arriving.
+
+    Nothing outside a temporary folder is touched, and Ctrl-C removes it. With --once the orders go through without
+    Dagster's daemon, are compared with the sandbox's own journal, and the exit code tells: 0 if each order is in the
+    ERP exactly once with its exact total.
+    """
+    from erp_sync import demo as demos
+
+    if orders < 1:
+        raise click.BadParameter("must be at least 1", param_hint="--orders")
+    if once:
+        report = demos.run_once(orders, faults=faults, seed=seed, show=not as_json)
+        if as_json:
+            click.echo(json.dumps(report.as_json()))
+        else:
+            demos.print_report(report)
+        raise click.exceptions.Exit(0 if report.exact else 1)
+    demos.run_until_interrupted(faults=faults, seed=seed, port=port)
+
+
+@cli.command()
+def migrate() -> None:
+    """Create the ledger's tables, or bring them up to date. Safe to repeat, and while everything runs."""
+    from erp_sync.ledger.migrate import migrate as upgrade
+    from erp_sync.settings import load_settings
+
+    revision = upgrade(load_settings().require_ledger_url())
+    click.echo(f"the ledger is at revision {revision}")
+
+
+@cli.group()
+def run() -> None:
+    """One pass of a flow, without Dagster: the same code."""
+
+
+@run.command("orders")
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Only orders of this business day.")
+@click.option("--number", "numbers", multiple=True, help="Only this order. May be repeated.")
+@click.option("--sweep", is_flag=True, help="Look at every order of the shop, not only at the last day's changes.")
+@JSON
+def run_orders(day: datetime | None, numbers: Sequence[str], sweep: bool, as_json: bool) -> None:
+    """Send what is due: found in the shop, looked up in the ERP, created, read back.
+
+    Without --day and --number: everything since orders.start_day.
+    """
+    from erp_sync.sync.orders import Window
+
+    connections = _connections()
+    flow = connections.orders_flow()
+    if numbers:
+        _known(numbers, flow.look_for(numbers))
+    window = Window(days=[day.date()] if day else None, numbers=numbers or None)
+    everything = not (day or numbers)
+    _finish(_with_progress(lambda progress: flow.run(window, sweep=sweep or everything, progress=progress)), as_json)
+
+
+@cli.command()
+@click.argument("numbers", nargs=-1, required=True, metavar="NUMBER...")
+@JSON
+def retry(numbers: Sequence[str], as_json: bool) -> None:
+    """Try refused, invalid or cancelled orders again, now. An order that the ERP has is never created again."""
+    from erp_sync.sync.orders import Window
+
+    flow = _connections().orders_flow()
+    _known(numbers, flow.retry(numbers))
+    _finish(_with_progress(lambda progress: flow.run(Window(numbers=numbers), progress=progress)), as_json)
+
+
+@cli.command()
+@click.argument("number")
+@JSON
+def order(number: str, as_json: bool) -> None:
+    """The whole story of one order."""
+    ledger = _connections().ledger
+    entries = ledger.by_number(number)
+    if not entries:
+        raise click.ClickException(
+            f"the ledger knows no order {number!r}: see `erp-sync orders`, or look for it with "
+            f"`erp-sync run orders --number {number}`"
+        )
+    stories = [(entry, ledger.story(entry.order_id)) for entry in entries]
+    if as_json:
+        lines = [
+            {
+                **_plain(entry),
+                "story": [{"at": at.isoformat(), "state": state, **asdict(event)} for at, event, state in story],
+            }
+            for entry, story in stories
+        ]
+        click.echo(json.dumps(lines[0] if len(lines) == 1 else lines, ensure_ascii=False))
+        return
+    for entry, story in stories:
+        where = f", ERP order {entry.erp_number} in branch {entry.erp_branch}" if entry.erp_number else ""
+        click.echo(f"order {entry.number} of {entry.day}: {entry.state}{where}")
+        for problem in entry.problems:
+            click.echo(f"  ! {problem}")
+        for at, event, _ in story:
+            took = f" ({event.milliseconds:.0f} ms)" if event.milliseconds is not None else ""
+            click.echo(f"  {at:%Y-%m-%d %H:%M:%S} UTC  {event.kind:<10} {event.text}{took}")
+
+
+@cli.command()
+@click.option("--state", type=click.Choice(["due", "sending", "in_doubt", "sent", "refused", "invalid", "cancelled"]))
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Only orders of this business day.")
+@click.option("--limit", default=100, show_default=True, help="The newest so many.")
+@JSON
+def orders(state: str | None, day: datetime | None, limit: int, as_json: bool) -> None:
+    """What the ledger knows: number, day, state, ERP number, and what is wrong."""
+    from erp_sync.models import LedgerState
+
+    ledger = _connections().ledger
+    entries = ledger.list(state=LedgerState(state) if state else None, day=day.date() if day else None, limit=limit)
+    if as_json:
+        click.echo(json.dumps([_plain(entry) for entry in entries], ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("order", "day", "state", "ERP order", "total", "problem", box=None)
+    for entry in entries:
+        problem = "; ".join(map(str, entry.problems))
+        total = "" if entry.total is None else f"{entry.total:.2f}"
+        table.add_row(entry.number, str(entry.day or ""), entry.state, entry.erp_number, total, problem)
+    Console().print(table if entries else "no such order")
+
+
+@cli.group()
+def profile() -> None:
+    """Profiles describe a shop's database (one TOML file with SQL in it)."""
+
+
+@profile.command("check")
+@click.argument("file")
+@click.option("--sample", default=200, show_default=True, help="How many of the newest ready orders are added up.")
+@JSON
+def profile_check(file: str, sample: int, as_json: bool) -> None:
+    """Check a profile (a path, or a shipped name such as `laravel`) against the shop, without touching its data."""
+    from erp_sync.settings import load_settings
+    from erp_sync.shop.check import check_profile
+    from erp_sync.shop.database import open_shop
+    from erp_sync.shop.profile import load_profile
+
+    findings = check_profile(open_shop(load_settings().require_shop_url(), load_profile(file)), sample=sample)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level:<8} {finding.subject}: {finding.message}")
+            if finding.advice:
+                click.echo(f"{'':<9}{finding.advice}")
+    raise click.exceptions.Exit(1 if any(finding.level == "error" for finding in findings) else 0)
+
+
+def _connections() -> Connections:
+    from erp_sync.settings import load_settings
+    from erp_sync.sync.connections import open_connections
+
+    return open_connections(load_settings())
+
+
+def _known(numbers: Sequence[str], found: set[str]) -> None:
+    unknown = [number for number in numbers if number not in found]
+    if unknown:
+        raise click.ClickException(f"neither the shop nor the ledger has an order {', '.join(map(repr, unknown))}")
+
+
+def _with_progress(run: Any) -> OrdersResult:
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("looking for orders")
+
+        def show(result: OrdersResult) -> None:
+            words = f"sent {result.sent}, adopted {result.adopted}, refused {result.refused}, invalid {result.invalid}"
+            progress.update(task, description=words)
+
+        result: OrdersResult = run(show)
+    return result
+
+
+def _finish(result: OrdersResult, as_json: bool) -> None:
+    names = ("found", "sent", "adopted", "refused", "invalid", "due", "in_doubt")
+    if as_json:
+        click.echo(json.dumps({name: getattr(result, name) for name in names}))
+    else:
+        click.echo(", ".join(f"{name.replace('_', ' ')} {getattr(result, name)}" for name in names))
+    if result.failure is not None:
+        if isinstance(result.failure, Unavailable):
+            click.echo("erp-sync: nothing is lost: what is due is sent when the system is back", err=True)
+        raise result.failure
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    def text(value: object) -> object:
+        return str(value) if isinstance(value, date | Decimal) else value
+
+    plain = {name: text(value) for name, value in asdict(entry).items()}
+    del plain["customer_key"], plain["payload_hash"], plain["version"]
+    return plain
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8090, show_default=True, help="0 takes any free one.")
+@click.option("--database", type=click.Path(path_type=Path), help="Keep the ERP's memory and journal in this file.")
+@click.option("--seed-shop", metavar="URL", help="Create the demo shop's tables and catalogue at this SQLAlchemy URL.")
+@click.option("--orders", default=0, show_default=True, help="With --seed-shop: so many finalized orders.")
+def sandbox(host: str, port: int, database: Path | None, seed_shop: str | None, orders: int) -> None:
+    """An ERP that behaves like Protheus, alone; and, with --seed-shop, a demo shop for it.
+
+    Prints the REST root, user and password to use; faults are set at run time through {root}/../sandbox.
+    """
+    from erp_sync import demo as demos
+
+    demos.run_sandbox(host, port, database, seed_shop, orders)

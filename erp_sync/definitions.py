@@ -1,0 +1,33 @@
+"""All that Dagster may see."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from erp_sync.defs.assets import erp_orders, shop_orders
+from erp_sync.defs.jobs import orders_job
+from erp_sync.defs.partitions import business_days
+from erp_sync.defs.resources import ErpSync
+from erp_sync.defs.schedules import yesterday
+from erp_sync.defs.sensors import finalized_orders
+from erp_sync.settings import Settings, load_settings
+
+
+def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None = None) -> dg.Definitions:
+    """The code location for these settings, by default those of the process.
+
+    Raises Misconfigured for a setting or a profile that is wrong; needs no secret and opens no connection.
+    """
+    days = business_days(settings or load_settings())
+    job = orders_job(days)
+    return dg.Definitions(
+        assets=dg.with_source_code_references([shop_orders(days), erp_orders(days)]),
+        jobs=[job],
+        schedules=[yesterday(job, days)],
+        sensors=[finalized_orders(job, days)],
+        resources={"erp_sync": erp_sync or ErpSync()},
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions()

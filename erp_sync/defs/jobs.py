@@ -1,0 +1,17 @@
+"""The job that sensor and schedule start."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from erp_sync.defs.assets import ERP_ORDERS, RUN_TAGS
+
+
+def orders_job(days: dg.DailyPartitionsDefinition) -> dg.UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        "orders",
+        selection=dg.AssetSelection.assets(ERP_ORDERS),
+        partitions_def=days,
+        tags=RUN_TAGS,
+        description="Sends the finalized orders of a business day to the ERP.",
+    )

@@ -1,0 +1,214 @@
+"""What the shop and the ERP have in common, as plain data: frozen, typed, no I/O.
+
+Money and quantities are `Decimal`, datetimes are aware, texts are stripped and never `None`: an absent text is `""`.
+`None` is used only where it means something of its own, and the field says what.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+
+
+class ShopState(enum.StrEnum):
+    """What the profile's `state` column may say (contracts/shop-profile.md, "Canonical columns")."""
+
+    READY = "ready"
+    WAITING = "waiting"
+    CANCELLED = "cancelled"
+    CLOSED = "closed"
+
+
+class LedgerState(enum.StrEnum):
+    """Where an order stands on its way to the ERP."""
+
+    DUE = "due"
+    SENDING = "sending"
+    IN_DOUBT = "in_doubt"
+    SENT = "sent"
+    REFUSED = "refused"
+    INVALID = "invalid"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason why an order cannot be sent, for a person: where, what stands there, what to do about it.
+
+    `value` never holds a whole tax id, e-mail, phone or street: whoever makes a Problem masks it first.
+    """
+
+    field: str
+    value: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.field} = {self.value!r}: {self.advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    street: str = ""
+    number: str = ""
+    complement: str = ""
+    district: str = ""
+    city: str = ""
+    city_code: str = ""
+    state: str = ""
+    zip: str = ""
+    country: str = "BR"
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    name: str
+    tax_id: str = ""
+    """As the shop has it, mask and all; `tax_id.normalize` decides whether it is one."""
+    erp_customer: str = ""
+    """`A1_COD` or `A1_COD/A1_LOJA`; wins over the match by tax id."""
+    email: str = ""
+    phone: str = ""
+    billing: Address = Address()
+
+
+@dataclass(frozen=True, slots=True)
+class OrderLine:
+    line_id: str
+    sku: str
+    quantity: Decimal
+    unit_price: Decimal | None
+    """None: the shop gives `line_total` instead."""
+    line_total: Decimal | None
+    """Before the line's discount; replaces quantity x unit_price. None: the shop gives `unit_price`."""
+    description: str = ""
+    discount: Decimal = Decimal(0)
+    tax: Decimal = Decimal(0)
+    warehouse: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A shop order as its database has it now: header and lines of one snapshot."""
+
+    order_id: str
+    number: str
+    state: ShopState
+    changed_at: datetime
+    ordered_at: datetime
+    business_day: date
+    """The day of `ordered_at` in the profile's business time zone: the partition. Never changes."""
+    currency: str
+    total: Decimal
+    customer: Customer
+    lines: tuple[OrderLine, ...]
+    goods_total: Decimal | None = None
+    """None: the shop does not say."""
+    discount: Decimal | None = None
+    """Of the whole order. None: the sum of the lines' discounts."""
+    freight: Decimal = Decimal(0)
+    tax: Decimal | None = None
+    """Of the whole order, freight's tax included. None: the sum of the lines' taxes."""
+    delivery: Address | None = None
+    """None: the billing address."""
+    payment: str = ""
+    carrier: str = ""
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableOrder:
+    """A shop order whose row cannot be understood. It becomes `invalid`; the orders around it go on."""
+
+    order_id: str
+    number: str
+    business_day: date | None
+    """None: `ordered_at` is empty or not a date."""
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderHead:
+    """The few columns a scan reads, enough to decide whether an order deserves a look."""
+
+    order_id: str
+    number: str
+    state: str
+    """A `ShopState` value, or whatever else the profile's CASE yielded ("" for NULL)."""
+    changed_at: datetime | None
+    ordered_at: datetime | None
+    business_day: date | None
+    """None: `ordered_at` is empty or not a date."""
+    total: str
+    """As text: a hint that something changed, not a figure."""
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerCode:
+    """A1_COD and A1_LOJA."""
+
+    code: str
+    store: str
+
+    def __str__(self) -> str:
+        return f"{self.code}/{self.store}"
+
+
+@dataclass(frozen=True, slots=True)
+class ErpCustomer:
+    """A customer as the ERP wants it (contracts/protheus-rest.md, 8.2)."""
+
+    tax_id: str
+    """Normalised: 11 digits, or 14 of [0-9A-Z]. Empty only where the settings do not require one."""
+    given: CustomerCode | None
+    """What the shop's `erp_customer` says; its store is "" where the shop gave the code alone."""
+    fields: dict[str, str]
+    """A1_ fields for a create."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErpOrder:
+    """An order as the ERP wants it (contracts/protheus-rest.md, 5.3), but for the customer's code and store."""
+
+    external_id: str
+    header: dict[str, str | Decimal | bool]
+    items: tuple[dict[str, str | Decimal], ...]
+    customer: ErpCustomer
+    total: Decimal
+    """What the ERP will make of it: sum(C6_VALOR) + C5_FRETE + C5_SEGURO + C5_DESPESA - C5_DESCONT."""
+    notes: tuple[str, ...] = ()
+    """What was cut or left out on the way (names, notes, carriers), for the order's story. No personal data."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedOrder:
+    """A create's positive answer."""
+
+    branch: str
+    number: str
+    existed: bool
+    """True: the endpoint says that it had the order already; nothing proves that it is the same one."""
+    stored_external_id: str | None
+    """What the ERP says it stored. None: it does not say."""
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FoundOrder:
+    """An order as it stands in the ERP (SC5 with its SC6 lines)."""
+
+    external_id: str
+    branch: str
+    number: str
+    deleted: bool
+    customer: CustomerCode
+    total: Decimal
+    line_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCustomer:
+    code: CustomerCode
+    tax_id: str
+    blocked: bool

@@ -1,0 +1,278 @@
+"""Every setting, read and checked once: addresses and secrets from the environment, the rest from one TOML file.
+
+Reading settings touches no network. A wrong value is one `Misconfigured` line that names the setting.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from erp_sync.errors import Misconfigured
+
+FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9]_[A-Z0-9_]{1,10}$")]
+"""A Protheus dictionary field: `C5_XPEDWEB`."""
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+def _rest_path(path: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise ValueError("must be a path such as /ecommerce/v1/pedidos, without a query")
+    return path
+
+
+RestPath = Annotated[str, AfterValidator(_rest_path)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ErpSection(_Section):
+    """`[erp]`: how this Protheus is spoken to (contracts/protheus-rest.md). All times in seconds."""
+
+    token_style: Literal["headers", "query", "form", "basic"] = "headers"
+    orders_path: RestPath = "/ecommerce/v1/pedidos"
+    customers_path: RestPath = "/ecommerce/v1/clientes"
+    external_id_field: FieldName = "C5_XPEDWEB"
+    external_id_width: Annotated[int, Field(ge=1, le=250)] = 20
+    widths: dict[FieldName, Annotated[int, Field(ge=1, le=4000)]] = {}
+    create_is_idempotent: bool = False
+    settle_seconds: Annotated[float, Field(ge=0, le=3600)] = 180
+    connect_timeout: Seconds = 5
+    read_timeout: Seconds = 60
+    write_timeout: Seconds = 180
+    max_parallel: Annotated[int, Field(ge=1, le=64)] = 4
+    max_parallel_writes: Annotated[int, Field(ge=1, le=64)] = 2
+    max_per_minute: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_parallel_writes > self.max_parallel:
+            raise ValueError("max_parallel_writes is more than max_parallel: lower it, or raise max_parallel")
+        return self
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a claim holds: longer than any answer that is still waited for."""
+        return self.write_timeout + 30
+
+    @property
+    def doubt_seconds(self) -> float:
+        """From the last moment at which a byte of a create may have left until its absence in the ERP is final."""
+        return 0.0 if self.create_is_idempotent else self.write_timeout + self.settle_seconds
+
+
+class OrdersSection(_Section):
+    """`[orders]`: which orders are sent, and how the shop's words become Protheus codes."""
+
+    start_day: date | None = None
+    """The day of going live; nothing that was ready before is ever sent. None: the flow refuses to run."""
+    linger_seconds: Annotated[float, Field(ge=0, le=240)] = 60
+    operation: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{0,2}$")] = "01"
+    tes: Annotated[str, StringConstraints(pattern=r"^([A-Z0-9]{3})?$")] = ""
+    payments: dict[str, Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,3}$")]] = {
+        "pix": "001",
+        "boleto": "002",
+        "card": "003",
+    }
+    default_payment: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{0,3}$")] = ""
+    carriers: dict[str, Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,6}$")]] = {}
+    tax_to: Literal["C5_DESPESA", "refuse"] = "C5_DESPESA"
+    delivery_to: Literal["C5_MENNOTA", "store"] = "C5_MENNOTA"
+    require_tax_id: bool = True
+    default_customer: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]{1,9}(/[A-Za-z0-9]{1,4})?)?$")] = ""
+    """`A1_COD` or `A1_COD/A1_LOJA` of orders without a tax id, where none is required."""
+    countries: dict[
+        Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")],
+        Annotated[str, StringConstraints(pattern=r"^[0-9]{3}$")],
+    ] = {}
+    """ISO 3166 country = A1_PAIS, for customers outside Brazil."""
+
+    @model_validator(mode="after")
+    def _fiscal_code(self) -> Self:
+        if not self.tes and not self.operation:
+            raise ValueError("one of operation (C6_OPER) and tes (C6_TES) must be set")
+        return self
+
+
+class StatusesSection(_Section):
+    delivered_from: Literal["none", "f2_dtentr", "gfe"] = "none"
+    cancel_mode: Literal["auto", "exclusao", "residuo"] = "auto"
+
+
+class StockSection(_Section):
+    warehouses: list[str] = ["01"]
+    formula: Literal["standard", "simple", "physical"] = "standard"
+    subtract_open_orders: bool = True
+    buffer: Annotated[int, Field(ge=0)] = 0
+    max_change_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+
+
+class Settings(BaseSettings):
+    """What is set. `require_*` say in one line what is missing, for the flow that needs it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ERP_SYNC_", frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    shop_url: SecretStr | None = None
+    shop_profile: str = "laravel"
+    ledger_url: SecretStr | None = None
+    erp_url: str | None = None
+    erp_user: str | None = None
+    erp_password: SecretStr | None = None
+    erp_tenant: str | None = None
+    erp_ca_bundle: Path | None = None
+    language: Literal["pt-BR", "en"] = "pt-BR"
+    erp: ErpSection = ErpSection()
+    orders: OrdersSection = OrdersSection()
+    statuses: StatusesSection = StatusesSection()
+    stock: StockSection = StockSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings)
+
+    @field_validator("erp_url")
+    @classmethod
+    def _encrypted(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be the REST root, such as https://erp.example.com:8443/rest")
+        if parts.username or parts.password:
+            raise ValueError("must not hold a user or password: set ERP_SYNC_ERP_USER and ERP_SYNC_ERP_PASSWORD")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise ValueError("must be https: plain http is for loopback only, the password would travel in the clear")
+        return url.rstrip("/")
+
+    @field_validator("erp_tenant")
+    @classmethod
+    def _company_and_branch(cls, tenant: str | None) -> str | None:
+        if tenant is not None and not re.fullmatch(r"[A-Z0-9]{2},[A-Za-z0-9][A-Za-z0-9 ]{1,11}", tenant):
+            raise ValueError("must be company and branch, no blank after the comma, such as 01,0101")
+        return tenant
+
+    @field_validator("erp_ca_bundle")
+    @classmethod
+    def _readable(cls, bundle: Path | None) -> Path | None:
+        if bundle is not None and not bundle.is_file():
+            raise ValueError(f"{bundle} is not a file: give the PEM file of the ERP's certificate authority")
+        return bundle
+
+    @cached_property
+    def erp_branch(self) -> str:
+        """The branch of the tenant: what every answer of the ERP must belong to."""
+        return self.require_erp()[3].partition(",")[2].rstrip()
+
+    def require_shop_url(self) -> str:
+        return _secret("ERP_SYNC_SHOP_URL", self.shop_url, "the SQLAlchemy URL of the shop's database")
+
+    def require_ledger_url(self) -> str:
+        return _secret("ERP_SYNC_LEDGER_URL", self.ledger_url, "the SQLAlchemy URL of erp_sync's own database")
+
+    def require_erp(self) -> tuple[str, str, str, str]:
+        """REST root, user, password, tenant."""
+        if self.erp_url is None:
+            raise Misconfigured("ERP_SYNC_ERP_URL is not set: give the REST root of Protheus")
+        if self.erp_user is None:
+            raise Misconfigured("ERP_SYNC_ERP_USER is not set: give the user erp_sync logs in with")
+        if self.erp_tenant is None:
+            raise Misconfigured("ERP_SYNC_ERP_TENANT is not set: give company and branch, such as 01,0101")
+        password = _secret("ERP_SYNC_ERP_PASSWORD", self.erp_password, f"the password of {self.erp_user}")
+        return self.erp_url, self.erp_user, password, self.erp_tenant
+
+    def require_start_day(self) -> date:
+        if self.orders.start_day is None:
+            raise Misconfigured(
+                "orders.start_day is not set: write the day of going live into the file that ERP_SYNC_CONFIG names; "
+                "nothing that was ready before it is ever sent"
+            )
+        return self.orders.start_day
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings of this process: overrides, then the environment, then the file that `ERP_SYNC_CONFIG` names.
+
+    Raises Misconfigured, in one line that names the setting and never shows a secret.
+    """
+    values: dict[str, Any] = {}
+    path = os.environ.get("ERP_SYNC_CONFIG")
+    if path:
+        values = _read_toml(Path(path))
+        in_environment = {name for name in Settings.model_fields if os.environ.get(f"ERP_SYNC_{name.upper()}")}
+        for name in values.keys() & _SECTIONS & in_environment:
+            raise Misconfigured(f"ERP_SYNC_{name.upper()} is not a setting: [{name}] belongs into {path}")
+        values = {name: value for name, value in values.items() if name not in in_environment}
+    try:
+        return Settings(**{**values, **overrides})
+    except ValidationError as error:
+        raise Misconfigured(_one_line(error)) from None
+
+
+_SECTIONS = {"erp", "orders", "statuses", "stock"}
+_SECRETS = {"ERP_SYNC_SHOP_URL", "ERP_SYNC_LEDGER_URL", "ERP_SYNC_ERP_PASSWORD", "ERP_SYNC_ERP_URL"}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Misconfigured(f"ERP_SYNC_CONFIG = {str(path)!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"ERP_SYNC_CONFIG = {str(path)!r} is not valid TOML: {error}") from None
+    for name in ("shop_url", "ledger_url", "erp_password"):
+        if name in values:
+            raise Misconfigured(f"{path} holds {name}: secrets come from the environment, as ERP_SYNC_{name.upper()}")
+    return values
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    names = [str(part) for part in first["loc"]]
+    name = ".".join(names) if names and names[0] in _SECTIONS | {"language"} else f"ERP_SYNC_{'.'.join(names).upper()}"
+    given = first.get("input")
+    shown = f" = {given!r}" if isinstance(given, str | int | float) and name not in _SECRETS else ""
+    return f"{name}{shown}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def _secret(name: str, value: SecretStr | None, meaning: str) -> str:
+    if value is None:
+        raise Misconfigured(f"{name} is not set: give {meaning}")
+    return value.get_secret_value()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,46 @@
+"""Shop, ledger and ERP opened from the settings: what every entry point (Dagster, command line) starts with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from erp_sync.erp.client import ErpClient
+from erp_sync.erp.protheus import Protheus
+from erp_sync.ledger.gate import LedgerGate
+from erp_sync.ledger.ledger import Ledger, open_ledger
+from erp_sync.ledger.migrate import migrate
+from erp_sync.settings import Settings
+from erp_sync.shop.database import Shop, open_shop
+from erp_sync.shop.profile import load_profile
+from erp_sync.sync.orders import OrdersFlow
+
+
+@dataclass(frozen=True)
+class Connections:
+    """Open for the life of the process; each part reconnects by itself. Safe to share between threads."""
+
+    settings: Settings
+    shop: Shop
+    ledger: Ledger
+    gate: LedgerGate
+    erp: Protheus
+
+    def orders_flow(self) -> OrdersFlow:
+        return OrdersFlow(self.shop, self.ledger, self.erp, self.settings)
+
+
+def open_connections(settings: Settings) -> Connections:
+    """Raises Misconfigured for the first setting that is missing or wrong; the ledger's schema is brought up to date.
+
+    The shop and the ERP are not asked before they are needed.
+    """
+    settings.require_start_day()
+    profile = load_profile(settings.shop_profile)
+    shop = open_shop(settings.require_shop_url(), profile)
+    ledger_url = settings.require_ledger_url()
+    settings.require_erp()
+    migrate(ledger_url)
+    ledger = open_ledger(ledger_url)
+    gate = LedgerGate.from_settings(ledger, settings.erp)
+    client = ErpClient.from_settings(settings, gate)
+    return Connections(settings, shop, ledger, gate, Protheus(client, settings))
