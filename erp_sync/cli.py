@@ -180,7 +180,7 @@ def orders(state: str | None, day: datetime | None, limit: int, as_json: bool) -
     from erp_sync.models import LedgerState
 
     ledger = _connections().ledger
-    entries = ledger.list(state=LedgerState(state) if state else None, day=day.date() if day else None, limit=limit)
+    entries = ledger.newest(state=LedgerState(state) if state else None, day=day.date() if day else None, limit=limit)
     if as_json:
         click.echo(json.dumps([_plain(entry) for entry in entries], ensure_ascii=False))
         return

@@ -1,4 +1,4 @@
-"""The ERP's fields: how wide they are, which characters they hold, and what is noted or refused on the way into them."""
+"""The ERP's fields: how wide they are, which characters they hold, and what is noted or refused on the way."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class FieldLimits:
             self.notes.append(text)
 
     def text(self, field: str, text: str) -> str:
-        """A name or a note as `field` can hold it: CP1252, no control characters, cut at a character; both are noted."""
+        """A name or a note as `field` can hold it: CP1252, no control characters, cut to the width; both noted."""
         plain = storable(text)
         if plain != " ".join(unicodedata.normalize("NFC", text).split()):
             self.note(f"{field}: characters that Protheus cannot hold (CP1252) were replaced or left out")
@@ -68,15 +68,14 @@ class FieldLimits:
             self.note(f"{field}: cut from {len(plain)} to {self.width(field)} characters")
         return plain[: self.width(field)].rstrip()
 
-    def code(self, name: str, value: str, width: int, field: str, *, ascii_only: bool = False) -> str:
-        """An id or a code: the same text, or refused. Nothing of it is ever cut or replaced."""
+    def code(self, name: str, value: str, width: int, field: str, *, ascii_only: bool = False) -> None:
+        """Refuse an id or a code that `field` cannot hold as it is: nothing of it is ever cut or replaced."""
         if len(value) > width:
             advice = f"has {len(value)} characters, {field} holds {width}: shorten it in the shop, or widen the field"
             self.refuse(name, value, f"{advice} in the ERP and in the settings")
-        elif value != storable(value) or (ascii_only and not value.isascii()):
+        elif not all(map(_fits, value)) or (ascii_only and not value.isascii()):
             kind = "printable ASCII" if ascii_only else "printable CP1252"
             self.refuse(name, ascii(value)[1:-1], f"{field} holds {kind} characters only: correct it in the shop")
-        return value
 
     def amount(self, name: str, value: Decimal, field: str, *, decimals: bool = True) -> bool:
         """Whether it is an amount that `field` (N width,2) holds; else it is refused.

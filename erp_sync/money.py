@@ -22,7 +22,7 @@ def cents(amount: Decimal) -> Decimal:
 
 def largest(width: int) -> Decimal:
     """The largest amount of a numeric field "N width,2": the width counts the point and both decimals."""
-    return 10 ** (width - 3) - CENT
+    return Decimal(10).scaleb(width - 4) - CENT
 
 
 def line_value(line: OrderLine) -> Decimal:
@@ -100,10 +100,7 @@ def price_lines(lines: Sequence[OrderLine], net: Decimal) -> tuple[tuple[Price, 
     prices = [_price(line) for line in lines]
     missing = net - sum(price.value for price in prices)
     if missing > 0:
-        raised = [
-            replace(price, price=_lowest_price(price.quantity, price.value + missing), listed=price.listed)
-            for price in prices
-        ]
+        raised = [replace(each, price=_lowest_price(each.quantity, each.value + missing)) for each in prices]
         best = min(range(len(prices)), key=lambda index: raised[index].value - prices[index].value)
         prices[best] = raised[best]
     return tuple(prices), sum((price.value for price in prices), Decimal(0)) - net

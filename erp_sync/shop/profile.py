@@ -28,20 +28,65 @@ from erp_sync.errors import Misconfigured
 from erp_sync.shop.statement import BadStatement, Statement
 
 ERP_STATUSES = frozenset(
-    "deleted not_found cancelled invoiced_short invoiced partially_invoiced blocked_rule blocked_budget blocked_credit "
-    "rejected_credit blocked_stock released open delivered".split()
+    [
+        "deleted",
+        "not_found",
+        "cancelled",
+        "invoiced_short",
+        "invoiced",
+        "partially_invoiced",
+        "blocked_rule",
+        "blocked_budget",
+        "blocked_credit",
+        "rejected_credit",
+        "blocked_stock",
+        "released",
+        "open",
+        "delivered",
+    ]
 )
 """contracts/protheus-rest.md, 6.4, and `delivered`."""
 
 _STATUS_PARAMETERS = frozenset(
-    "number status erp_number invoice_number invoice_series invoice_key invoiced_at tracking_code delivered_at".split()
+    [
+        "number",
+        "status",
+        "erp_number",
+        "invoice_number",
+        "invoice_series",
+        "invoice_key",
+        "invoiced_at",
+        "tracking_code",
+        "delivered_at",
+    ]
 )
 _STOCK_PARAMETERS = frozenset({"sku", "warehouse", "quantity", "previous"})
 
 MINOR_DIGITS = {
-    **dict.fromkeys("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF".split(), 0),
-    **dict.fromkeys("BHD IQD JOD KWD LYD OMR TND".split(), 3),
-    **dict.fromkeys("CLF UYW".split(), 4),
+    **dict.fromkeys(
+        [
+            "BIF",
+            "CLP",
+            "DJF",
+            "GNF",
+            "ISK",
+            "JPY",
+            "KMF",
+            "KRW",
+            "PYG",
+            "RWF",
+            "UGX",
+            "UYI",
+            "VND",
+            "VUV",
+            "XAF",
+            "XOF",
+            "XPF",
+        ],
+        0,
+    ),
+    **dict.fromkeys(["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"], 3),
+    **dict.fromkeys(["CLF", "UYW"], 4),
 }
 """ISO 4217: the currencies whose minor unit is not two decimals."""
 
@@ -49,7 +94,7 @@ MINOR_DIGITS = {
 def _statement(parse: Callable[[str], Statement]) -> BeforeValidator:
     def parsed(value: object) -> object:
         if not isinstance(value, str):
-            raise ValueError("must be a text with one SQL statement")  # noqa: TRY004 - pydantic reports ValueErrors
+            raise ValueError("must be a text with one SQL statement")
         return parse(value)
 
     return BeforeValidator(parsed)

@@ -1,0 +1,197 @@
+"""Connections to the shop's database: TLS, a strict and read-only session, time limits, and what its errors mean."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from erp_sync.errors import ErpSyncError, Misconfigured, ShopUnavailable
+from erp_sync.shop.profile import Profile
+
+CONNECT_SECONDS = 10
+STATEMENT_SECONDS = 50
+"""The server gives a statement up by itself after this: closing the connection alone would leave it running there."""
+READ_SECONDS = 60
+"""When a silent server is given up; later than STATEMENT_SECONDS, which says more."""
+RECYCLE_SECONDS = 280
+"""Younger than the usual time-outs of firewalls and `wait_timeout`."""
+
+_URL = "ERP_SYNC_SHOP_URL"
+_TLS_OPTIONS = frozenset({"ssl", "ssl_ca", "ssl_cert", "ssl_key"})
+
+
+def shop_engine(url: str, profile: Profile, *, ca_bundle: Path | None = None) -> Engine:
+    """An engine whose every session is read-only, strict, in the profile's time zone, and commits by itself.
+
+    TLS: `ca_bundle` or `?ssl_ca=FILE` (a private CA), `?ssl=true` (the system's CAs), `ssl_cert` and `ssl_key` (a
+    client certificate). With any of them the server's certificate and name are verified, with TLS 1.2 or later;
+    without, PyMySQL encrypts where the server offers it and verifies nothing. Raises Misconfigured; connects to nothing
+    yet.
+    """
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        raise Misconfigured(f"{_URL} is no SQLAlchemy URL: write mysql+pymysql://user:password@host/database") from None
+    backend = address.get_backend_name()
+    if backend == "sqlite":
+        return _sqlite(address)
+    if backend not in ("mysql", "mariadb"):
+        raise Misconfigured(f"{_URL} names the database {backend!r}: only mysql+pymysql and sqlite can be read")
+    if not address.database:
+        raise Misconfigured(f"{_URL} names no database: write mysql+pymysql://user:password@host/database")
+    tls = _tls_context(address, ca_bundle)
+    engine = create_engine(
+        address.set(drivername="mysql+pymysql").difference_update_query([*_TLS_OPTIONS, "charset", "local_infile"]),
+        isolation_level="AUTOCOMMIT",  # a look is one statement; BEGIN and ROLLBACK would be two more round trips
+        skip_autocommit_rollback=True,
+        pool_recycle=RECYCLE_SECONDS,
+        hide_parameters=True,
+        connect_args={
+            "charset": "utf8mb4",
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": READ_SECONDS,
+            "write_timeout": READ_SECONDS,
+            "local_infile": False,
+            **({"ssl": tls} if tls else {}),
+        },
+    )
+    zone = profile.shop.session_timezone
+
+    @event.listens_for(engine, "connect")
+    def _session(connection: Any, _record: object) -> None:
+        mariadb = "mariadb" in connection.get_server_info().lower()
+        limit = (
+            f"max_statement_time = {STATEMENT_SECONDS}" if mariadb else f"max_execution_time = {STATEMENT_SECONDS}000"
+        )
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', "
+                f"time_zone = '{zone}', group_concat_max_len = 1000000, "
+                f"lock_wait_timeout = {STATEMENT_SECONDS}, {limit}"
+            )
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+    return engine
+
+
+def _sqlite(address: URL) -> Engine:
+    engine = create_engine(
+        address,
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
+        hide_parameters=True,
+        connect_args={"timeout": CONNECT_SECONDS},
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def _exists(_dialect: object, _record: object, args: list[Any], _options: dict[str, Any]) -> None:
+        file = str(args[0])
+        if file != ":memory:" and not file.startswith("file:") and not Path(file).is_file():
+            raise Misconfigured(f"{_URL}: there is no SQLite file {file}: correct the path")
+
+    @event.listens_for(engine, "connect")
+    def _session(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA query_only = ON")
+
+    return engine
+
+
+def _tls_context(address: URL, ca_bundle: Path | None) -> ssl.SSLContext | None:
+    options = {name: str(value) for name, value in address.query.items() if name.startswith("ssl")}
+    unknown = sorted(options.keys() - _TLS_OPTIONS)
+    if unknown:
+        raise Misconfigured(f"{_URL} has the option {unknown[0]}: for TLS use {', '.join(sorted(_TLS_OPTIONS))}")
+    if options.get("ssl", "true") != "true":
+        raise Misconfigured(f"{_URL} has ssl={options['ssl']}: write ssl=true, or leave it out")
+    ca = str(ca_bundle) if ca_bundle else options.get("ssl_ca")
+    if not options and not ca:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if "ssl_cert" in options:
+            context.load_cert_chain(options["ssl_cert"], options.get("ssl_key"))
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(filter(None, [ca, options.get("ssl_cert"), options.get("ssl_key")]))
+        raise Misconfigured(f"{_URL}: the certificate files ({files}) cannot be read: {_reason(error)}") from None
+    return context
+
+
+def is_local(engine: Engine) -> bool:
+    """Whether the database is a file, a socket, or on loopback: nobody listens in between."""
+    host = engine.url.host
+    if engine.dialect.name == "sqlite" or not host or "unix_socket" in engine.url.query:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+_CONFLICTS = {1213, 1205, 1020}
+"""Deadlock, lock wait, row changed since: the whole transaction may be tried again."""
+_TOO_SLOW = {1969, 3024}
+_LOST = {1040, 1053, 1158, 1159, 1160, 1161, 1203, 1317, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
+_NO_SELECT = {1044, 1142, 1143, 1227, 1370}
+
+
+def is_conflict(error: DBAPIError) -> bool:
+    return _code(error) in _CONFLICTS
+
+
+def meaning(error: DBAPIError | PoolTimeout, engine: Engine, profile: Profile, part: str) -> ErpSyncError:
+    """What a database error means for the caller. `part` is the profile's key whose SQL ran, such as `[read] orders`;
+    empty: none did. The message holds neither the password nor the statement's values."""
+    if isinstance(error, PoolTimeout):
+        return ShopUnavailable("all connections to the shop's database are busy: try again")
+    code, url = _code(error), engine.url
+    text = _text(error)
+    where = f"{url.host or 'localhost'}:{url.port or 3306}" if engine.dialect.name != "sqlite" else str(url.database)
+    sql = f"profile {profile.name}: {part or 'its SQL'}"
+    if "CERTIFICATE_VERIFY_FAILED" in text or code == 2026 or "[SSL" in text:
+        return Misconfigured(
+            f"{_URL}: TLS with the shop's database at {where} failed ({text}): give its certificate authority as "
+            "ssl_ca, and the host name that its certificate holds"
+        )
+    by_code = {
+        1045: f"{_URL}: the shop's database refuses the user {url.username!r} or the password: correct them",
+        1698: f"{_URL}: the shop's database refuses the user {url.username!r} without a proper login: correct it",
+        1049: f"{_URL}: the shop's server has no database {url.database!r}: correct the name",
+        1298: f"profile {profile.name}: [shop] session_timezone = {profile.shop.session_timezone!r} is unknown to the "
+        "shop's server: write an offset such as -03:00",
+        **dict.fromkeys(_NO_SELECT, f"{sql}: the user {url.username!r} lacks a right ({text}): grant it SELECT"),
+    }
+    if code in by_code:
+        return Misconfigured(by_code[code])
+    if code in _TOO_SLOW:
+        return ShopUnavailable(f"{sql} took longer than {STATEMENT_SECONDS} s: run erp-sync profile check")
+    if code in _LOST or code in _CONFLICTS or error.connection_invalidated:
+        return ShopUnavailable(f"the shop's database at {where} is not available: {text}")
+    if engine.dialect.name == "sqlite":
+        if any(sign in text for sign in ("no such", "syntax error", "incomplete input", "ambiguous", "misuse")):
+            return Misconfigured(f"{sql} cannot be run: {text}")
+        if "unable to open" in text or "not a database" in text:
+            return Misconfigured(f"{_URL}: {where} cannot be opened as a SQLite database: {text}")
+    elif not isinstance(error, InterfaceError) and (part or not isinstance(error, OperationalError)):
+        return Misconfigured(f"{sql} cannot be run: {text}")
+    return ShopUnavailable(f"the shop's database at {where} is not available: {text}")
+
+
+def _code(error: DBAPIError) -> int:
+    args = getattr(error.orig, "args", ())
+    return args[0] if args and isinstance(args[0], int) else 0
+
+
+def _text(error: DBAPIError) -> str:
+    args = getattr(error.orig, "args", ())
+    return " ".join(str(args[-1] if args else error.orig).split())[:300]
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
