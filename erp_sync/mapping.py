@@ -17,7 +17,7 @@ from erp_sync.customer_fields import address_text, check_country, map_customer
 from erp_sync.erp_fields import FieldLimits
 from erp_sync.errors import InvalidOrder
 from erp_sync.models import Address, ErpCustomer, ErpOrder, Order, OrderLine
-from erp_sync.money import Price, cents, line_value, price_lines, sums
+from erp_sync.money import Price, cents, line_value, plain, price_lines, sums
 
 if TYPE_CHECKING:
     from erp_sync.settings import Settings
@@ -267,13 +267,15 @@ def _amounts(order: Order, settings: Settings, limits: FieldLimits) -> tuple[tup
         limits.refuse("goods_total", order.goods_total, advice)
     whole = next((way for way in ways if way.total == order.total), None)
     if whole is None:
-        parts = f"{ways[0].goods} goods - {ways[0].discount} discount + {ways[0].tax} tax + {order.freight} freight"
-        limits.refuse("total", order.total, f"{parts} add up to {ways[0].total}: correct the order in the shop")
+        parts = (ways[0].goods, ways[0].discount, ways[0].tax, order.freight)
+        spelled = "{} goods - {} discount + {} tax + {} freight".format(*map(plain, parts))
+        limits.refuse("total", order.total, f"{spelled} add up to {ways[0].total}: correct the order in the shop")
         return (), {}
     if order.discount is not None:
-        of_lines = [line.discount for line in order.lines]
-        if order.discount < min(cents(sum(of_lines, Decimal(0))), sum(map(cents, of_lines), Decimal(0))):
-            advice = f"is less than its lines' discounts ({sum(of_lines)}): the header's must be the whole; correct it"
+        exact = sum((line.discount for line in order.lines), Decimal(0))
+        rounded = sum((cents(line.discount) for line in order.lines), Decimal(0))
+        if order.discount < min(cents(exact), rounded):
+            advice = f"is less than its lines' discounts ({plain(exact)}): the header's must be the whole; correct it"
             limits.refuse("discount", order.discount, advice)
             return (), {}
     tax = cents(whole.tax)
@@ -294,7 +296,7 @@ def _amounts(order: Order, settings: Settings, limits: FieldLimits) -> tuple[tup
         value = line_value(line)
         adjusted += price.value not in {cents(value), cents(value - line.discount)}
     if adjusted:
-        limits.note(f"C6_PRCVEN: raised in {adjusted} lines to a price that can be sent; C5_DESCONT takes it back")
+        limits.note(f"C6_PRCVEN: raised in {adjusted} lines, the shop's prices cannot be sent; the total is the same")
     return prices, {"C5_FRETE": order.freight, "C5_DESCONT": discount, "C5_DESPESA": tax}
 
 
@@ -320,8 +322,7 @@ _NO_PAYLOAD = frozenset({"state", "changed_at", "ordered_at"})
 
 def _part(value: Any) -> Any:
     if isinstance(value, Decimal):
-        text = f"{value:f}"
-        return text.rstrip("0").rstrip(".") if "." in text else text
+        return plain(value)
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, tuple):

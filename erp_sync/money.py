@@ -20,6 +20,12 @@ def cents(amount: Decimal) -> Decimal:
     return amount.quantize(CENT, ROUND_HALF_UP)
 
 
+def plain(amount: Decimal) -> str:
+    """Without exponent and trailing zeros: one text for one amount."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def largest(width: int) -> Decimal:
     """The largest amount of a numeric field "N width,2": the width counts the point and both decimals."""
     return Decimal(10).scaleb(width - 4) - CENT
@@ -115,9 +121,9 @@ def _price(line: OrderLine) -> Price:
     if line.discount > 0:
         net = value - line.discount
         price = cents(net / line.quantity)
-        if price > 0 and _gives(line.quantity, price, net):
+        if _gives(line.quantity, price, net):
             return Price(line.quantity, price, listed)
-    if listed > 0 and _gives(line.quantity, listed, value):
+    if _gives(line.quantity, listed, value):
         return Price(line.quantity, listed, listed)
     return Price(line.quantity, _lowest_price(line.quantity, cents(value)), listed)
 

@@ -22,18 +22,20 @@ DEFAULTS = Settings()
 TODAY = date(2026, 11, 23)
 
 
-def line(quantity: str, unit_price: str | None = None, line_total: str | None = None, **more: Any) -> OrderLine:
+def line(quantity: str, unit_price: str | None = None, line_total: str | None = None, **amounts: str) -> OrderLine:
+    more: dict[str, Any] = {name: D(value) for name, value in amounts.items()}
     return OrderLine(
         line_id="1",
         sku="CAFE-500",
         quantity=D(quantity),
         unit_price=None if unit_price is None else D(unit_price),
         line_total=None if line_total is None else D(line_total),
-        **{name: D(value) for name, value in more.items()},
+        **more,
     )
 
 
-def order(total: str | Decimal, lines: Sequence[OrderLine], **more: Any) -> Order:
+def order(total: str | Decimal, lines: Sequence[OrderLine], **amounts: str | Decimal) -> Order:
+    more: dict[str, Any] = {name: D(value) for name, value in amounts.items()}
     return Order(
         order_id="7",
         number="WEB-100045",
@@ -46,7 +48,7 @@ def order(total: str | Decimal, lines: Sequence[OrderLine], **more: Any) -> Orde
         customer=Customer("Ana Souza", "52998224725"),
         lines=tuple(lines),
         payment="pix",
-        **{name: D(value) for name, value in more.items()},
+        **more,
     )
 
 
@@ -125,10 +127,11 @@ CASES: dict[str, tuple[Order, list[tuple[str, str]], str]] = {
     "weights, each line rounded": (order("6.60", [line("0.33", "9.99")] * 2), [("9.99", "9.99")] * 2, "0"),
     "weights, the sum rounded": (order("6.59", [line("0.33", "9.99")] * 2), [("9.99", "9.99")] * 2, "0.01"),
     "the raise that costs least": (
-        order("13.57", [line("10", "1.2335"), line("1", "1.2345")]),
-        [("1.24", "1.24"), ("1.23", "1.23")],
-        "0.06",
+        order("16", [line("10", "1.23"), *[line("1", "1.2345")] * 3]),
+        [("1.23", "1.23"), ("1.24", "1.24"), ("1.23", "1.23"), ("1.23", "1.23")],
+        "0",
     ),
+    "a line of less than half a cent": (order("0", [line("0.1", "0.03")]), [("0.05", "0.05")], "0.01"),
     "taxes of lines with fractions": (
         order("21.01", [line("1", "10", tax="0.5025"), line("1", "10", tax="0.5025")]),
         [("10.00", "10.00")] * 2,
@@ -259,7 +262,7 @@ def test_the_erp_total_is_the_shops_or_the_order_is_refused(shop_order: Order) -
 )
 def test_prices_of_two_decimals_are_never_refused(lines: list[tuple[int, int]], percent: int, freight: int) -> None:
     parts = [line(str(quantity), str(D(price).scaleb(-2))) for quantity, price in lines]
-    goods = sum(D(quantity) * D(price).scaleb(-2) for quantity, price in lines)
+    goods = sum((D(quantity) * D(price).scaleb(-2) for quantity, price in lines), D(0))
     discount = (goods * percent / 100).quantize(D("0.01"), ROUND_HALF_UP)
     if goods > D("999999999.99"):
         return
