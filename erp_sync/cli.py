@@ -85,7 +85,7 @@ def demo(*, once: bool, orders: int, faults: bool, seed: int, port: int, as_json
             click.echo(json.dumps(report.as_json()))
         else:
             demos.print_report(report)
-        raise click.exceptions.Exit(0 if report.exact else 1)
+        raise click.exceptions.Exit(0 if report.exact_all else 1)
     demos.run_until_interrupted(faults=faults, seed=seed, port=port)
 
 
@@ -180,7 +180,7 @@ def orders(state: str | None, day: datetime | None, limit: int, as_json: bool) -
     from erp_sync.models import LedgerState
 
     ledger = _connections().ledger
-    entries = ledger.newest(state=LedgerState(state) if state else None, day=day.date() if day else None, limit=limit)
+    entries = ledger.list(state=LedgerState(state) if state else None, day=day.date() if day else None, limit=limit)
     if as_json:
         click.echo(json.dumps([_plain(entry) for entry in entries], ensure_ascii=False))
         return

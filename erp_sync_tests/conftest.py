@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from erp_sync_tests.mariadb import MariaDB
+
+FreshDatabase = Callable[[], str]
+"""The SQLAlchemy URL of another empty database at each call."""
 
 
 @pytest.fixture(scope="session")
@@ -18,9 +22,16 @@ def mariadb() -> Iterator[MariaDB]:
 
 
 @pytest.fixture(params=["sqlite", "mariadb"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The SQLAlchemy URL of an empty database; every test runs on both."""
+def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> FreshDatabase:
+    """Every test that needs databases runs on both kinds."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'database.sqlite'}"
+        names = count()
+        return lambda: f"sqlite:///{tmp_path / f'database{next(names)}.sqlite'}"
     server: MariaDB = request.getfixturevalue("mariadb")
-    return server.create_database()
+    return server.create_database
+
+
+@pytest.fixture
+def database_url(fresh_database: FreshDatabase) -> str:
+    """The SQLAlchemy URL of an empty database."""
+    return fresh_database()

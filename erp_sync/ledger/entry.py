@@ -37,7 +37,7 @@ class Entry:
     send_by: datetime | None = None
     """No byte of any attempt so far leaves after this. None: there was none."""
     customer_key: str = ""
-    """A digest of the tax id, or of the ERP's customer code: no two creates for one customer at once."""
+    """A1_COD/A1_LOJA of the last attempt: no two creates for one customer at once."""
     erp_branch: str = ""
     erp_number: str = ""
     """C5_NUM. Once it is known the order is never created again."""

@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Protocol
-from zoneinfo import ZoneInfo
 
 from erp_sync.ledger.entry import Change, Entry, Event
+from erp_sync.ledger.ledger import Ledger
 from erp_sync.mapping import payload_hash
-from erp_sync.models import LedgerState, Order, OrderHead, Problem, ShopState, UnreadableOrder
+from erp_sync.models import LedgerState, Order, OrderHead, Problem, ShopState
+from erp_sync.shop.database import Shop
 
 logger = logging.getLogger(__name__)
 
@@ -33,41 +33,6 @@ EARLY_DAYS = timedelta(days=60)
 """Orders placed this long before `start_day` still have a partition, when they are finalized after it."""
 CLOCK_SLACK = timedelta(minutes=10)
 """How far ahead of the database's clock a shop may date an order."""
-
-
-class FindingShop(Protocol):
-    @property
-    def business_timezone(self) -> ZoneInfo: ...
-
-    def now(self) -> datetime: ...
-
-    def recent(self, since: datetime, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[OrderHead]: ...
-
-    def sweep(self, after: str | None, limit: int) -> Sequence[OrderHead]: ...
-
-    def fetch(self, order_ids: Sequence[str]) -> Sequence[Order | UnreadableOrder]: ...
-
-
-class FindingLedger(Protocol):
-    def now(self) -> datetime: ...
-
-    def entries(self, order_ids: Sequence[str]) -> dict[str, Entry]: ...
-
-    def add(self, found: Sequence[tuple[Entry, Event]]) -> object: ...
-
-    def change(self, changes: Sequence[Change]) -> list[bool]: ...
-
-    def claim_mark(self, name: str, every: timedelta) -> bool: ...
-
-    def mark(self, name: str) -> tuple[datetime, str] | None: ...
-
-    def set_mark(self, name: str, text: str = "") -> None: ...
-
-    def number_taken(self, number: str) -> bool: ...
-
-    def early(self, order_ids: Sequence[str]) -> set[str]: ...
-
-    def remember_early(self, order_ids: Sequence[str]) -> None: ...
 
 
 @dataclass
@@ -91,7 +56,7 @@ class Found:
 class Finder:
     """Looks into the shop and writes what it finds into the ledger. One per process and flow; not thread-safe."""
 
-    def __init__(self, shop: FindingShop, ledger: FindingLedger, start_day: date) -> None:
+    def __init__(self, shop: Shop, ledger: Ledger, start_day: date) -> None:
         self._shop = shop
         self._ledger = ledger
         self._start_day = start_day
@@ -115,7 +80,6 @@ class Finder:
             self._window(DAY, found)
         return found
 
-    @property
     def swept_at(self) -> datetime | None:
         """When the last complete sweep ended. None: there was none yet."""
         mark = self._ledger.mark("finding.swept")
@@ -221,7 +185,7 @@ class Finder:
 
     def _learning(self) -> bool:
         """Until the first sweep on or after `start_day` is complete, orders that still wait are remembered."""
-        swept = self.swept_at
+        swept = self.swept_at()
         return swept is None or swept.astimezone(self._shop.business_timezone).date() < self._start_day
 
     def _may_be_ours(self, head: OrderHead) -> bool:

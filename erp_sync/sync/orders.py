@@ -21,12 +21,14 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from erp_sync.errors import BreakerOpen, ErpSyncError, ErpUnavailable, InvalidOrder, Misconfigured, Unavailable
 from erp_sync.ledger.entry import Change, Entry, Event
+from erp_sync.ledger.ledger import Ledger
 from erp_sync.mapping import customer_key, map_order, payload_hash
-from erp_sync.models import ErpOrder, LedgerState, Order, OrderHead, Problem, ShopState, UnreadableOrder
+from erp_sync.models import ErpOrder, LedgerState, Order, Problem, ShopState, UnreadableOrder
 from erp_sync.settings import Settings
-from erp_sync.sync.customers import CustomerErp, CustomerLedger, Customers, Match
-from erp_sync.sync.finding import Finder, FindingLedger, FindingShop, due_again
-from erp_sync.sync.sending import Expected, OrderErp, OrderLedger, Sender
+from erp_sync.shop.database import Shop
+from erp_sync.sync.customers import CustomerErp, Customers, Match
+from erp_sync.sync.finding import Finder, due_again
+from erp_sync.sync.sending import Expected, OrderErp, Sender
 
 logger = logging.getLogger(__name__)
 
@@ -45,31 +47,8 @@ UNREADABLE = "unreadable"
 """Stands for the payload of a row that could not be read, so that any readable one differs."""
 
 
-class FlowShop(FindingShop, Protocol):
-    @property
-    def currencies(self) -> Collection[str]: ...
-
-    def heads_by_number(self, numbers: Sequence[str]) -> Sequence[OrderHead]: ...
-
-
-class FlowLedger(OrderLedger, CustomerLedger, FindingLedger, Protocol):
-    def now(self) -> datetime: ...
-
-    def entries(self, order_ids: Sequence[str]) -> dict[str, Entry]: ...
-
-    def change(self, changes: Sequence[Change]) -> list[bool]: ...
-
-    def actionable(
-        self, limit: int, *, days: Collection[date] | None = None, numbers: Collection[str] | None = None
-    ) -> list[Entry]: ...
-
-    def by_number(self, number: str) -> list[Entry]: ...
-
-    def counts(self, day: date | None = None) -> dict[LedgerState, int]: ...
-
-
 class FlowErp(OrderErp, CustomerErp, Protocol):
-    pass
+    """What of the ERP this flow needs; `Protheus` has it."""
 
 
 @dataclass
@@ -159,8 +138,8 @@ class OrdersFlow:
 
     def __init__(
         self,
-        shop: FlowShop,
-        ledger: FlowLedger,
+        shop: Shop,
+        ledger: Ledger,
         erp: FlowErp,
         settings: Settings,
         *,
@@ -235,7 +214,7 @@ class OrdersFlow:
         return known
 
     def _find(self, result: OrdersResult, sweep: bool | None) -> None:
-        if sweep or (sweep is None and self.finder.swept_at is None):
+        if sweep or (sweep is None and self.finder.swept_at() is None):
             result.found += self.finder.sweep().count
         result.found += self.finder.recent().count + self.finder.day().count
 
@@ -420,7 +399,7 @@ class _Drain:
         flow = self._flow
         today = flow._ledger.now().astimezone(flow._shop.business_timezone).date()
         try:
-            return map_order(order, flow._settings, today=today, currencies=flow._shop.currencies)
+            return map_order(order, flow._settings, today=today, currencies=flow._shop.profile.shop.currencies)
         except InvalidOrder:
             raise
         except Exception as error:

@@ -160,9 +160,9 @@ class Sender:
                 next_at=now + self._lease,
                 payload_hash=expected.payload_hash,
                 total=expected.order.total,
-                customer_key=expected.customer_key,
+                customer_key=str(customer),
             )
-            if not self._ledger.change([Change(claimed, new, Event("intent"), hold=expected.customer_key)])[0]:
+            if not self._ledger.change([Change(claimed, new, Event("intent"), hold=new.customer_key)])[0]:
                 raise _NotOurs
             intended = new
             return started + SEND_WINDOW.total_seconds()

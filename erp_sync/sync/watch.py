@@ -49,7 +49,7 @@ class OrdersWatch:
             found = self._finder.recent()
             for day in found.days:
                 watched.found[day] = watched.found.get(day, 0) + 1
-            watched.needs_sweep = self._finder.swept_at is None
+            watched.needs_sweep = self._finder.swept_at() is None
             watched.days = set(self._ledger.actionable_days()) - busy
             if watched.days or watched.needs_sweep:
                 watched.breaker_open_until = self._breaker()
