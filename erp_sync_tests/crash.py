@@ -1,121 +1,207 @@
-"""A worker that kills itself: runs the orders flow and sends itself SIGKILL at the step it is told.
+"""Workers that die: processes that run the orders flow and send themselves SIGKILL at the step they are told.
 
-    python -m erp_sync_tests.crash STEP [--clock-ahead SECONDS]
+Steps are counted over everything that touches the world: before and after each call that may write to the ledger,
+around each read of the ERP, and for each create before its first byte leaves, while it is on its way, while the ERP is
+at work on it, and after its answer came back but before it is stored.
 
-Steps are counted over everything that touches the world: before and after each commit of the ledger, before each call
-of the ERP leaves, while it is on its way, and after its answer came back but before it is stored. STEP 0 kills nothing
-and prints how many steps there were. `--clock-ahead` lets the ledger's clock run ahead, so that leases and settle
-times of a killed worker are over.
+Workers are forked from one warm process, so that a death costs no second of imports.
 """
 
 from __future__ import annotations
 
-import argparse
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any
 
+from erp_sync.erp.client import ErpClient
+from erp_sync.erp.protheus import Protheus
+from erp_sync.ledger.gate import LedgerGate
 from erp_sync.ledger.ledger import open_ledger
 from erp_sync.settings import load_settings
 from erp_sync.sync.connections import Connections, open_connections
-from erp_sync.sync.orders import OrdersFlow
+from erp_sync.sync.orders import EVERYTHING, OrdersFlow, Window
 
-LEDGER_WRITES = {"add", "change", "change_customer", "claim_mark", "set_mark", "remember_early"}
-ERP_READS = {"find_orders", "find_customers", "customer"}
-ERP_WRITES = {"create_order", "create_customer"}
+LEDGER_WRITES = frozenset({"add", "change", "change_customer", "claim_mark", "set_mark", "remember_early"})
+ERP_READS = frozenset({"find_orders", "find_customers", "customer"})
+ERP_WRITES = frozenset({"create_order", "create_customer"})
+SETTLE_PASSES = 12
+
+_forked = multiprocessing.get_context("forkserver")
+_forked.set_forkserver_preload([__name__, "alembic.command", "sqlalchemy.dialects.mysql", "pymysql"])
 
 
-class Steps:
-    """Counts, and kills this process at the one it was told."""
+@dataclass(frozen=True)
+class Task:
+    """What a worker does. `kill_at`: the step it dies at; 0: it lives. `ahead`: seconds by which its ledger's clock is
+    ahead, so that the leases and settle times of a dead worker are over; it grows until nothing waits any more."""
 
-    def __init__(self, kill_at: int) -> None:
-        self.reached = 0
+    kill_at: int = 0
+    ahead: float = 0.0
+    days: tuple[date, ...] | None = None
+    linger: float = 0.0
+    tells: bool = True
+    """Whether it tells its steps: somebody must read them before there are thousands."""
+
+
+class Worker:
+    """A process at its task. `environment` is what it needs to join a stage; `log` takes what it writes."""
+
+    def __init__(self, environment: Mapping[str, str], task: Task, log: Path) -> None:
+        self._ours, theirs = _forked.Pipe(duplex=False)
+        arguments = (dict(environment), task, str(log), theirs)
+        self._process: ForkServerProcess = _forked.Process(target=_work, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def kill(self) -> bool:
+        """SIGKILL. Returns whether it was still alive."""
+        alive = self._process.is_alive()
+        self._process.kill()
+        self.wait()
+        return alive and self._process.exitcode == -signal.SIGKILL
+
+    def wait(self, seconds: float = 60.0) -> int:
+        """Its exit code: 0 the pass did its work, 1 the system failed, -9 it was killed. Raises TimeoutError."""
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            self._process.kill()
+            raise TimeoutError(f"a worker was still at its task after {seconds:.0f} s")
+        return self._process.exitcode
+
+    def steps(self) -> list[str]:
+        """The names of the steps it reached, in their order; of a killed one, the last is the one that killed it."""
+        names = []
+        try:
+            while True:
+                names.append(self._ours.recv_bytes().decode())
+        except EOFError:
+            self._ours.close()
+            return names
+
+
+class _Steps:
+    """Counts, tells, and kills this process at the step it was told."""
+
+    def __init__(self, kill_at: int, tell: Connection) -> None:
+        self._reached = 0
         self._kill_at = kill_at
+        self._tell = tell
         self._lock = threading.Lock()
 
-    def here(self) -> None:
-        if self._count():
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def soon(self, seconds: float) -> None:
-        """A step between this line and the next ones: the process dies while a call is under way."""
-        if self._count():
-            threading.Thread(target=self._die_after, args=(seconds,), daemon=True).start()
-
-    def _count(self) -> bool:
+    def here(self, name: str) -> None:
         with self._lock:
-            self.reached += 1
-            return self.reached == self._kill_at
+            if self._count(name):
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    @staticmethod
-    def _die_after(seconds: float) -> None:
-        time.sleep(seconds)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def soon(self, name: str, seconds: float) -> None:
+        """A step between this line and the next ones: the process dies while a call is under way."""
+        with self._lock:
+            if self._count(name):
+                threading.Thread(target=_die_after, args=(seconds,), daemon=True).start()
+
+    def _count(self, name: str) -> bool:
+        if 0 < self._kill_at <= self._reached:
+            return False
+        self._reached += 1
+        self._tell.send_bytes(name.encode())
+        return self._reached == self._kill_at
 
 
-class Mortal:
-    """Passes every call on, with steps around those that touch the world."""
+def _die_after(seconds: float) -> None:
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    def __init__(self, inner: Any, steps: Steps) -> None:
+
+class _Mortal:
+    """Passes every call on, with steps around those of `names`. Raises AttributeError where `inner` lacks one."""
+
+    def __init__(self, inner: Any, steps: _Steps, names: frozenset[str]) -> None:
         self._inner = inner
         self._steps = steps
+        self._calls = {name: getattr(inner, name) for name in names}
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._inner, name)
-        if name in LEDGER_WRITES | ERP_READS:
-            return lambda *args, **kwargs: self._around(value, *args, **kwargs)
+        call = self._calls.get(name)
+        if call is None:
+            return getattr(self._inner, name)
         if name in ERP_WRITES:
-            return lambda *args: self._write(value, *args)
-        return value
+            return lambda *args: self._write(name, call, *args)
+        return lambda *args, **kwargs: self._around(name, call, *args, **kwargs)
 
-    def _around(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._steps.here()
+    def _around(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._steps.here(f"before {name}")
         answer = call(*args, **kwargs)
-        self._steps.here()
+        self._steps.here(f"after {name}")
         return answer
 
-    def _write(self, call: Callable[..., Any], *args: Any) -> Any:
+    def _write(self, name: str, call: Callable[..., Any], *args: Any) -> Any:
         *what, intent = args
 
         def stepping_intent() -> float:
             send_by: float = intent()
-            self._steps.here()  # before the first byte leaves
-            self._steps.soon(0.005)  # on its way, or just arrived
-            self._steps.soon(0.06)  # the ERP is at work on it, or has just committed it
+            self._steps.here(f"{name}: before its first byte")
+            self._steps.soon(f"{name}: on its way", 0.003)
+            self._steps.soon(f"{name}: the ERP is at work", 0.03)
             return send_by
 
         answer = call(*what, stepping_intent)
-        self._steps.here()  # the answer came, and is not stored
+        self._steps.here(f"{name}: answered, not stored")
         return answer
 
 
-def run(kill_at: int, clock_ahead: float) -> int:
+def _work(environment: dict[str, str], task: Task, log: str, tell: Connection) -> None:
+    os.environ.update(environment)
+    with Path(log).open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    clock = _Clock(task.ahead)
+    connections = _connections(clock if task.ahead else None)
+    ledger: Any = connections.ledger
+    erp: Any = connections.erp
+    if task.tells:
+        steps = _Steps(task.kill_at, tell)
+        ledger, erp = _Mortal(ledger, steps, LEDGER_WRITES), _Mortal(erp, steps, ERP_READS | ERP_WRITES)
+    flow = OrdersFlow(connections.shop, ledger, erp, connections.settings)
+    window = Window(days=task.days) if task.days else EVERYTHING
+    failure = flow.run(window, sweep=None, linger=task.linger).failure
+    for _ in range(SETTLE_PASSES if task.ahead else 0):
+        if failure is None and connections.ledger.next_wake() is None and not connections.ledger.actionable(1):
+            break
+        clock.ahead += timedelta(seconds=task.ahead)
+        failure = flow.run(window, sweep=True).failure
+    if failure is not None:
+        print(failure, file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+class _Clock:
+    def __init__(self, ahead: float) -> None:
+        self.ahead = timedelta(seconds=ahead)
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+def _connections(clock: _Clock | None) -> Connections:
     settings = load_settings()
-    connections: Connections = open_connections(settings)
-    if clock_ahead:
-        ahead = timedelta(seconds=clock_ahead)
-        ledger = open_ledger(settings.require_ledger_url(), clock=lambda: datetime.now(UTC) + ahead)
-        connections = replace(connections, ledger=ledger)
-    steps = Steps(kill_at)
-    ledger_and_erp: Any = (Mortal(connections.ledger, steps), Mortal(connections.erp, steps))
-    flow = OrdersFlow(connections.shop, *ledger_and_erp, settings)
-    result = flow.run(sweep=True)
-    print(steps.reached, flush=True)
-    if result.failure is not None:
-        print(result.failure, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("step", type=int)
-    parser.add_argument("--clock-ahead", type=float, default=0.0)
-    arguments = parser.parse_args()
-    sys.exit(run(arguments.step, arguments.clock_ahead))
+    connections = open_connections(settings)
+    if clock is None:
+        return connections
+    ledger = open_ledger(settings.require_ledger_url(), clock=clock)
+    gate = LedgerGate.from_settings(ledger, settings.erp)
+    erp = Protheus(ErpClient.from_settings(settings, gate), settings)
+    return replace(connections, ledger=ledger, gate=gate, erp=erp)

@@ -91,6 +91,7 @@ class MariaDB:
     def start(self) -> None:
         """Returns when the server takes connections; InnoDB's recovery is over then."""
         with (self.folder / "output").open("ab") as output:
+            written = output.tell()
             self._process = subprocess.Popen(
                 [
                     _binary("mariadbd"),
@@ -110,15 +111,10 @@ class MariaDB:
                 stderr=subprocess.STDOUT,
             )
         give_up = time.monotonic() + 60
-        while True:
-            try:
-                self.execute("SELECT 1")
-                return
-            except pymysql.err.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > give_up:
-                    log = (self.folder / "output").read_text(errors="replace")
-                    raise RuntimeError(f"mariadbd did not start:\n{log[-2000:]}") from None
-                time.sleep(0.02)
+        while b"ready for connections" not in (log := (self.folder / "output").read_bytes()[written:]):
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                raise RuntimeError(f"mariadbd did not start:\n{log[-2000:].decode(errors='replace')}")
+            time.sleep(0.01)
 
     def stop(self) -> None:
         """An orderly shutdown."""

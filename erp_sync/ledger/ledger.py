@@ -139,7 +139,12 @@ class Ledger:
         at: datetime | None = row.at
         return at
 
-    def newest(self, *, state: LedgerState | None = None, day: date | None = None, limit: int = 100) -> list[Entry]:
+    def next_wake(self) -> datetime | None:
+        [row] = self._rows(sa.select(sa.func.min(orders.c.next_at).label("at")).where(orders.c.next_at > self.now()), {})
+        at: datetime | None = row.at
+        return at
+
+    def list(self, *, state: LedgerState | None = None, day: date | None = None, limit: int = 100) -> list[Entry]:
         """The newest entries first."""
         query = sa.select(orders).order_by(orders.c.found_at.desc(), orders.c.order_id.desc()).limit(limit)
         if state is not None:
@@ -148,7 +153,7 @@ class Ledger:
             query = query.where(orders.c.day == day)
         return [_entry(row) for row in self._rows(query, {})]
 
-    def story(self, order_id: str) -> list[tuple[datetime, Event, LedgerState]]:
+    def story(self, order_id: str) -> Sequence[tuple[datetime, Event, LedgerState]]:
         """Every change of state since the order was found, the oldest first."""
         query = sa.select(events).where(events.c.order_id == order_id).order_by(events.c.id)
         return [
@@ -290,7 +295,7 @@ class Ledger:
                 where = heartbeats.c.run_id == run_id
                 self.database.write(lambda connection: connection.execute(sa.delete(heartbeats).where(where)))
 
-    def heartbeats_alive(self, flow: str, within: timedelta) -> dict[str, list[date]]:
+    def heartbeats_alive(self, flow: str, within: timedelta) -> dict[str, Sequence[date]]:
         """The runs that are at work, and on which days."""
         now = self.now()
         query = sa.select(heartbeats).where(

@@ -61,7 +61,13 @@ def refused(refusal: Refusal, switches: Switches, *, cp1252: bool = False) -> Re
 
 
 def error_response(
-    status: int, text: str, switches: Switches, *, code: int | None = None, shape: ErrorShape | None = None, cp1252: bool = False
+    status: int,
+    text: str,
+    switches: Switches,
+    *,
+    code: int | None = None,
+    shape: ErrorShape | None = None,
+    cp1252: bool = False,
 ) -> Response:
     """An error in the shape that the switches ask for."""
     shape = shape or switches.error_shape

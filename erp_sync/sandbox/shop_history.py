@@ -14,12 +14,13 @@ _NUMBERS = "SELECT 10000 * e.d + 1000 * f.d + 100 * g.d + 10 * h.d + i.d AS n FR
 )
 """0 to CHUNK - 1. Digits, because neither MySQL nor SQLite has MariaDB's sequences."""
 
-# One or two lines to an order, by the evenness of n; quantities 1 to 3; the second line never repeats the first's SKU.
+# One or two lines to an order, by the evenness of n; the second line never repeats the first's SKU.
 _ORDERS = """
 INSERT INTO orders (id, number, status, customer_id, billing_address_id, currency, subtotal, discount, shipping_cost,
                     tax, total, payment_method, shipping_method, placed_at, paid_at, created_at, updated_at)
 SELECT :last_id + 1 + k.n, {number}, :status, c.id, c.address_id, 'BRL',
-       k.q1 * p1.price + k.q2 * p2.price, 0, 19.90, 0, k.q1 * p1.price + k.q2 * p2.price + 19.90,
+       ROUND(k.q1 * p1.price + k.q2 * p2.price, 2), 0, 19.90, 0,
+       ROUND(k.q1 * p1.price + k.q2 * p2.price + 19.90, 2),
        CASE k.m % 3 WHEN 0 THEN 'pix' WHEN 1 THEN 'card' ELSE 'boleto' END, 'sedex', {at}, {at}, {at}, {at}
 FROM ({keys}) k
 JOIN ({products}) p1 ON p1.place = k.p1
@@ -34,7 +35,7 @@ FROM ({keys}) k JOIN ({products}) p ON p.place = k.{place}
 WHERE k.{quantity} > 0
 """
 _KEYS = f"""
-SELECT n, n + :done AS m, 1 + n % 3 AS q1, CASE n % 2 WHEN 0 THEN 0 ELSE 1 + n % 2 END AS q2,
+SELECT n, n + :done AS m, 1 + n % 3 AS q1, 2 * (n % 2) AS q2,
        (n + :done) * 7 % :products AS p1, ((n + :done) * 7 + 1) % :products AS p2
 FROM ({_NUMBERS}) numbers WHERE n < :chunk
 """

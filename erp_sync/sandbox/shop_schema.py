@@ -41,7 +41,7 @@ class Amount(UserDefinedType[Decimal]):
 
     def result_processor(  # SQLAlchemy fixes these signatures
         self,
-        dialect: Dialect,
+        dialect: Dialect,  # noqa: ARG002
         coltype: object,  # noqa: ARG002
     ) -> Callable[[Any], Decimal | None]:
         return lambda amount: None if amount is None else Decimal(str(amount)).quantize(Decimal("0.01"))

@@ -83,10 +83,8 @@ class Store:
         self._inserts = {alias: _insert_statement(table) for alias, table in dictionary.tables.items()}
 
     def _create(self, table: Table) -> None:
-        columns = ", ".join(
-            f"{column.name} {'REAL NOT NULL DEFAULT 0' if column.kind == 'N' else "TEXT NOT NULL DEFAULT ''"}"
-            for column in table.columns.values()
-        )
+        kinds = {"N": "REAL NOT NULL DEFAULT 0", "C": "TEXT NOT NULL DEFAULT ''", "D": "TEXT NOT NULL DEFAULT ''"}
+        columns = ", ".join(f"{column.name} {kinds[column.kind]}" for column in table.columns.values())
         self._db.execute(
             f"CREATE TABLE IF NOT EXISTS {table.alias} (R_E_C_N_O_ INTEGER PRIMARY KEY AUTOINCREMENT, {columns}, "
             "D_E_L_E_T_ TEXT NOT NULL DEFAULT '')"
@@ -97,6 +95,10 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
+        """One commit; inside another one, a part of it."""
+        if self._db.in_transaction:
+            yield
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield

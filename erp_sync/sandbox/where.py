@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from erp_sync.sandbox.dictionary import Column
 
@@ -106,11 +105,11 @@ class _Parser:
         for sign in ("=", "<>", ">=", "<="):
             if self.accept(sign):
                 return self.compared(left, sign, self.operand())
-        self.fail("a comparison")
+        raise self.error("a comparison")
 
     def membership(self, left: _Field | _Literal) -> str:
         if isinstance(left, _Literal):
-            self.fail("a field before IN")
+            raise self.error("a field before IN")
         self.expect("(")
         values = [self.literal()]
         while self.accept(","):
@@ -125,7 +124,7 @@ class _Parser:
     def likeness(self, left: _Field | _Literal) -> str:
         pattern = self.literal().value
         if isinstance(left, _Literal) or not left.is_text or not isinstance(pattern, str):
-            self.fail("a CHAR field LIKE a text")
+            raise self.error("a CHAR field LIKE a text")
         glob = "".join({"%": "*", "_": "?"}.get(sign, f"[{sign}]" if sign in "*?[" else sign) for sign in pattern)
         width = left.column.width
         subject = left.sql if left.trimmed else f"substr({left.sql} || '{' ' * width}', 1, {width})"
@@ -135,16 +134,14 @@ class _Parser:
         return f"{subject} GLOB ?"
 
     def compared(self, left: _Field | _Literal, sign: str, right: _Field | _Literal) -> str:
-        if isinstance(left, _Field) and isinstance(right, _Field):
+        if isinstance(left, _Literal):
+            if isinstance(right, _Literal):
+                raise self.error("a field in every comparison")
+            return self.compared(right, {">=": "<=", "<=": ">="}.get(sign, sign), left)
+        if isinstance(right, _Field):
             if left.is_text != right.is_text:
                 raise WhereError(f"{left.column.name} and {right.column.name} are of different types")
             return f"{left.sql} {sign} {right.sql}{self.collation(left)}"
-        if isinstance(left, _Literal) and isinstance(right, _Literal):
-            self.fail("a field in every comparison")
-        if isinstance(left, _Literal):
-            turned = {">=": "<=", "<=": ">="}.get(sign, sign)
-            return self.compared(right, turned, left)
-        assert isinstance(right, _Literal)
         bound = self.bindable(left, right)
         if bound is None:
             return "1" if sign == "<>" else "0"
@@ -171,7 +168,7 @@ class _Parser:
         if kind in ("text", "number"):
             return self.literal()
         if kind != "name":
-            self.fail("a field or a value")
+            raise self.error("a field or a value")
         if text.upper() == "RTRIM":
             self.at += 1
             self.expect("(")
@@ -189,19 +186,16 @@ class _Parser:
     def name(self) -> str:
         kind, text = self.peek()
         if kind != "name":
-            self.fail("a field")
+            raise self.error("a field")
         self.at += 1
         return text.upper()
 
     def literal(self) -> _Literal:
         kind, text = self.peek()
+        if kind not in ("text", "number"):
+            raise self.error("a value")
         self.at += 1
-        if kind == "number":
-            return _Literal(float(text))
-        if kind == "text":
-            return _Literal(text[1:-1].replace("''", "'"))
-        self.at -= 1
-        self.fail("a value")
+        return _Literal(text[1:-1].replace("''", "'") if kind == "text" else float(text))
 
     def peek(self) -> tuple[str, str]:
         return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
@@ -215,11 +209,13 @@ class _Parser:
 
     def expect(self, word: str) -> None:
         if not self.accept(word):
-            self.fail(word)
+            raise self.error(word)
 
-    def fail(self, wanted: str) -> NoReturn:
+    def error(self, wanted: str) -> WhereError:
         kind, text = self.peek()
-        raise WhereError(f"incorrect syntax near {text!r}: {wanted} expected" if kind != "end" else f"{wanted} expected")
+        raise WhereError(
+            f"incorrect syntax near {text!r}: {wanted} expected" if kind != "end" else f"{wanted} expected"
+        )
 
 
 def parse_where(text: str, resolve: Resolve, comparison: Comparison) -> tuple[str, list[Value]]:

@@ -52,6 +52,7 @@ def shop_engine(url: str, profile: Profile, *, ca_bundle: Path | None = None) ->
         skip_autocommit_rollback=True,
         pool_recycle=RECYCLE_SECONDS,
         hide_parameters=True,
+        execution_options={"erp_sync_verified": tls is not None},
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": CONNECT_SECONDS,
@@ -132,6 +133,11 @@ def is_local(engine: Engine) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_verified(engine: Engine) -> bool:
+    """Whether connections check the server's certificate and name."""
+    return bool(engine.get_execution_options().get("erp_sync_verified"))
 
 
 _CONFLICTS = {1213, 1205, 1020}

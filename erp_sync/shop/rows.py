@@ -15,7 +15,18 @@ from zoneinfo import ZoneInfo
 from erp_sync.models import Address, Customer, Order, OrderHead, OrderLine, Problem, ShopState, UnreadableOrder
 from erp_sync.shop.profile import Profile
 
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
+
+_ADDRESS = ("street", "number", "complement", "district", "city", "city_code", "state", "zip", "country")
+REQUIRED_OF_ORDERS = ("order_id", "number", "state", "changed_at", "ordered_at", "currency", "total", "customer_name")
+OPTIONAL_OF_ORDERS = (
+    *("goods_total", "discount", "freight", "tax", "tax_id", "erp_customer", "email", "phone"),
+    *(f"{kind}_{name}" for kind in ("billing", "delivery") for name in _ADDRESS),
+    *("payment", "carrier", "notes"),
+)
+REQUIRED_OF_LINES = ("order_id", "line_id", "sku", "quantity")
+OPTIONAL_OF_LINES = ("unit_price", "line_total", "description", "discount", "tax", "warehouse")
+"""The canonical columns (contracts/shop-profile.md); a line needs `unit_price` or `line_total` besides."""
 
 FLOAT_DIGITS = 15
 """Every decimal of up to 15 significant digits survives a binary64 float unchanged (IEEE 754); longer ones may not."""
@@ -130,9 +141,8 @@ class RowReader:
 
     def _address(self, row: Row, kind: str, problems: list[Problem]) -> Address | None:
         """None: every field but the country is empty."""
-        names = ("street", "number", "complement", "district", "city", "city_code", "state", "zip")
-        values = {name: self._text(row, f"{kind}_{name}", problems) for name in names}
-        country = self._text(row, f"{kind}_country", problems)
+        values = {name: self._text(row, f"{kind}_{name}", problems) for name in _ADDRESS}
+        country = values.pop("country")
         if not any(values.values()):
             return Address(country=country) if country and kind == "billing" else None
         return Address(**values, country=country or "BR")
@@ -233,6 +243,14 @@ class RowReader:
         except (ValueError, TypeError, OverflowError):
             problems.append(Problem(field, _short(value), "is no date and time: correct it in the shop or the profile"))
             return None
+
+
+def missing_columns(rows: Sequence[Row], required: Sequence[str], one_of: Sequence[str] = ()) -> list[str]:
+    """What the rows lack; nothing is known of no rows."""
+    if not rows:
+        return []
+    missing = [name for name in required if name not in rows[0]]
+    return missing if not one_of or any(name in rows[0] for name in one_of) else [*missing, " or ".join(one_of)]
 
 
 def key_text(value: object) -> str:

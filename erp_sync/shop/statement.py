@@ -111,6 +111,10 @@ class Statement:
         parameters = (text.strip("(): \t\r\n") for kind, text in tokens if kind.endswith("parameter"))
         return cls(sql[:end], frozenset(parameters), tokens[0][1].lower())
 
+    def words(self) -> list[str]:
+        """Its words, quoted texts, parameters and signs, without comments and blanks."""
+        return [text for _, text in _meaningful(self.sql)]
+
     def for_driver(self, paramstyle: Paramstyle, lists: frozenset[str] = frozenset()) -> str:
         """The text with the driver's placeholders, without comments.
 

@@ -1,0 +1,268 @@
+"""Whether a profile fits its shop: what a person should know before orders are read through it. Changes nothing.
+
+Contract: contracts/shop-profile.md, "Checking a profile", the reading part. No finding holds data of a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+
+from pymysql.constants import FIELD_TYPE
+from sqlalchemy import Connection
+
+from erp_sync.errors import Misconfigured, ShopUnavailable
+from erp_sync.models import Order, ShopState, UnreadableOrder
+from erp_sync.shop.connection import is_local, is_verified
+from erp_sync.shop.database import HEAD, LINES, ORDERS, Query, Shop
+from erp_sync.shop.grants import check_grants
+from erp_sync.shop.rows import (
+    OPTIONAL_OF_LINES,
+    OPTIONAL_OF_ORDERS,
+    REQUIRED_OF_LINES,
+    REQUIRED_OF_ORDERS,
+    Row,
+    key_text,
+    plain,
+)
+
+Level = Literal["ok", "warning", "error"]
+
+FULL_SCAN_ROWS = 100_000
+"""A full scan of a table that is larger makes every look a burden on the shop."""
+CLOCK_AHEAD = timedelta(minutes=10)
+SAMPLED_SKUS = 50
+
+_CANONICAL = {ORDERS: (REQUIRED_OF_ORDERS, OPTIONAL_OF_ORDERS), LINES: (REQUIRED_OF_LINES, OPTIONAL_OF_LINES)}
+_MONEY = {"total", "goods_total", "discount", "freight", "tax", "unit_price", "line_total", "quantity"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    level: Level
+    subject: str
+    """What was looked at: a key of the profile, or a word such as `grants`."""
+    message: str
+    advice: str = ""
+    """What to do; "" where nothing is to be done."""
+
+
+def check_profile(shop: Shop, *, sample: int = 200) -> list[Finding]:
+    """Everything that can be said about reading this shop, from its last `sample` orders.
+
+    Raises ShopUnavailable when the database cannot be asked, Misconfigured when it refuses the login: then there is
+    nothing to check. What is wrong with the profile itself is a finding.
+    """
+    shop.now()
+    findings = [*_columns(shop, ORDERS), *_columns(shop, LINES)]
+    if any(finding.level == "error" for finding in findings):
+        return [*findings, *check_grants_of(shop)]
+    looks: Sequence[Callable[[], Iterator[Finding]]] = (
+        lambda: _rows(shop, sample),
+        lambda: _plans(shop),
+        lambda: _encryption(shop),
+    )
+    for look in looks:
+        try:
+            findings += look()
+        except (Misconfigured, ShopUnavailable) as error:
+            findings.append(Finding("error", "[read]", str(error), "correct the profile's SQL and check again"))
+    return [*findings, *check_grants_of(shop)]
+
+
+def check_grants_of(shop: Shop) -> list[Finding]:
+    return [Finding(level, "grants", message, advice) for level, message, advice in check_grants(shop)]
+
+
+def _columns(shop: Shop, part: str) -> Iterator[Finding]:
+    source = shop.profile.read.orders if part == ORDERS else shop.profile.read.lines
+    query = shop.query(part, f"SELECT * FROM (\n{source.sql}\n) q LIMIT 0")  # noqa: S608 - the profile is SQL
+    try:
+        columns = shop.read(lambda connection: _described(shop, connection, query))
+    except (Misconfigured, ShopUnavailable) as error:
+        yield Finding("error", part, str(error), "correct this SELECT: it must run by itself")
+        return
+    missing = [name for name in _CANONICAL[part][0] if name not in columns]
+    if part == LINES and not {"unit_price", "line_total"} & columns.keys():
+        missing.append("unit_price (or line_total)")
+    for name in missing:
+        yield Finding("error", part, f"the column {name} is missing", f"add it to the SELECT: ... AS {name.split()[0]}")
+    known = {*_CANONICAL[part][0], *_CANONICAL[part][1]}
+    for name in sorted(columns.keys() - known):
+        yield Finding("warning", part, f"the column {name} is not known and is ignored", "correct its name or drop it")
+    if not shop.is_sqlite:
+        for name in sorted(_MONEY & columns.keys()):
+            if columns[name] in (FIELD_TYPE.FLOAT, FIELD_TYPE.DOUBLE):
+                advice = f"write CAST(... AS DECIMAL(15,4)) AS {name}, or better, change the column's type"
+                yield Finding("error", part, f"{name} is a binary float, which loses cents", advice)
+    if not missing:
+        yield Finding("ok", part, f"one SELECT with all required columns, {len(columns)} in all")
+
+
+def _described(shop: Shop, connection: Connection, query: Query) -> dict[str, object]:
+    """Column = the driver's code of its type; None on SQLite, whose columns have none."""
+    result = shop.execute(connection, query)
+    description = result.cursor.description if result.cursor else ()
+    columns = {column[0]: column[1] for column in description}
+    result.close()
+    return columns
+
+
+def _rows(shop: Shop, sample: int) -> Iterator[Finding]:
+    orders = shop.profile.read.orders.sql
+    newest = shop.query(ORDERS, f"{HEAD} FROM (\n{orders}\n) q ORDER BY q.order_id DESC LIMIT :count")
+    rows = shop.read(lambda connection: shop.rows(connection, newest, count=sample))
+    if not rows:
+        yield Finding("warning", ORDERS, "yields no order: nothing could be checked", "check again with orders there")
+        return
+    yield from _unique(rows)
+    yield from _states(rows)
+    yield from _clock(shop, rows)
+    ready = [key_text(row["order_id"]) for row in rows if row["state"] == ShopState.READY]
+    yield from _totals(shop, shop.fetch(list(dict.fromkeys(ready))))
+
+
+def _unique(rows: Sequence[Row]) -> Iterator[Finding]:
+    keys = [key_text(row["order_id"]) for row in rows]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        message = f"order_id {twice[0]} comes {keys.count(twice[0])} times, {len(twice)} orders more than once"
+        yield Finding("error", ORDERS, message, "a join multiplies the rows: join one row only, or use a sub-select")
+    else:
+        yield Finding("ok", ORDERS, f"order_id is unique among the last {len(keys)}")
+    numbers = [plain(row["number"]) for row in rows]
+    if not twice and len(set(numbers)) < len(numbers):
+        message = "number is not unique: " + next(number for number in numbers if numbers.count(number) > 1)
+        yield Finding("warning", ORDERS, message, "only the first order of a number is sent: correct the others")
+
+
+def _states(rows: Sequence[Row]) -> Iterator[Finding]:
+    known = {str(state) for state in ShopState}
+    for state in sorted({plain(row["state"]) for row in rows} - known):
+        advice = "let the CASE yield ready, waiting, cancelled or closed for it"
+        yield Finding("error", ORDERS, f"state yields {state[:40]!r}", advice)
+    if not any(row["state"] == ShopState.READY for row in rows):
+        message = f"none of the last {len(rows)} orders is ready, so totals could not be checked"
+        yield Finding("warning", ORDERS, message, "make sure that the CASE of state yields ready for a finalized order")
+
+
+def _clock(shop: Shop, rows: Sequence[Row]) -> Iterator[Finding]:
+    changes = [head.changed_at for head in map(shop.head, rows)]
+    if None in changes:
+        message = f"changed_at is empty or no date in {changes.count(None)} of {len(changes)} orders"
+        yield Finding("warning", ORDERS, message, "such orders are found by the nightly sweep only: fill the column")
+    latest = max((change for change in changes if change is not None), default=None)
+    now = shop.now()
+    if latest is not None and latest > now + CLOCK_AHEAD:
+        message = f"the latest changed_at ({latest.isoformat()}) is ahead of the database's clock ({now.isoformat()})"
+        advice = "app_timezone is not the zone that the shop writes, or session_timezone not the one it writes through"
+        yield Finding("error", "[shop] app_timezone", message, advice)
+
+
+def _totals(shop: Shop, orders: Sequence[Order | UnreadableOrder]) -> Iterator[Finding]:
+    unreadable = [order for order in orders if isinstance(order, UnreadableOrder)]
+    for order in unreadable[:5]:
+        message = f"order {order.number or order.order_id} cannot be read: {order.problems[0]}"
+        yield Finding("error", "[read]", message, order.problems[0].advice)
+    readable = [order for order in orders if isinstance(order, Order)]
+    wrong = [(order, difference) for order in readable if (difference := _difference(order))]
+    if wrong:
+        first, difference = wrong[0]
+        message = (
+            f"totals do not add up in {len(wrong)} of {len(readable)} ready orders; {first.number}: "
+            f"total {first.total}, its parts differ by {difference}"
+        )
+        advice = "total = sum(quantity x unit_price) - discount + tax + freight: find the part that the SELECTs miss"
+        yield Finding("error", "[read]", message, advice)
+    elif readable:
+        yield Finding("ok", "[read]", f"the totals of the last {len(readable)} ready orders add up")
+    bare = [order.number for order in readable if not order.lines]
+    if bare:
+        yield Finding("warning", LINES, f"{len(bare)} ready orders have no line, {bare[0]} is one", "such are not sent")
+    yield from _skus(shop, readable)
+
+
+def _difference(order: Order) -> Decimal:
+    goods, discounts, taxes = Decimal(0), Decimal(0), Decimal(0)
+    for line in order.lines:
+        goods += line.line_total if line.line_total is not None else line.quantity * (line.unit_price or Decimal(0))
+        discounts += line.discount
+        taxes += line.tax
+    discount = order.discount if order.discount is not None else discounts
+    tax = order.tax if order.tax is not None else taxes
+    return order.total - (goods - discount + tax + order.freight).quantize(order.total)
+
+
+def _skus(shop: Shop, orders: Sequence[Order]) -> Iterator[Finding]:
+    """Each sampled SKU is exactly one row of what `[stock] find` searches."""
+    stock = shop.profile.stock
+    skus = sorted({line.sku for order in orders for line in order.lines if line.sku})[:SAMPLED_SKUS]
+    if stock is None or not skus:
+        return
+    query = shop.query("[stock] find", stock.find.sql)
+    warehouse = next(iter(stock.warehouses.values()), "")
+    bad = 0
+    for sku in skus:
+        found = shop.read(lambda connection, sku=sku: shop.rows(connection, query, sku=sku, warehouse=warehouse))  # type: ignore[misc]
+        if len(found) > 1:
+            bad += 1
+            advice = "compare to the letter: sku = :sku AND HEX(sku) = HEX(:sku)"
+            yield Finding("error", "[stock] find", f"the SKU {sku} is found {len(found)} times", advice)
+        elif not found:
+            bad += 1
+            yield Finding(
+                "warning", "[stock] find", f"the SKU {sku} of an order is not found", "compare the two columns"
+            )
+        elif "quantity" not in found[0]:
+            yield Finding("error", "[stock] find", "the column quantity is missing", "write ... AS quantity")
+            return
+    if not bad:
+        yield Finding("ok", "[stock] find", f"{len(skus)} sampled SKUs are found exactly once each")
+
+
+def _plans(shop: Shop) -> Iterator[Finding]:
+    for part, what, plan in shop.plans(datetime.now(UTC) - timedelta(minutes=5)):
+        bad = [scan for row in plan if (scan := _sqlite_scan(row) if shop.is_sqlite else _full_scan(row))]
+        for table, rows in bad:
+            size = f" of about {rows} rows" if rows else ""
+            yield Finding(
+                "error" if rows > FULL_SCAN_ROWS else "warning",
+                part,
+                f"the {what} reads {table} from end to end{size}",
+                "changed_at and order_id must be bare, indexed columns; no GROUP BY; joins over indexed columns",
+            )
+        if not bad:
+            yield Finding("ok", part, f"the {what} uses indexes")
+
+
+def _full_scan(row: Row) -> tuple[str, int] | None:
+    """A table that is read whole. For a handful of rows the optimizer may prefer that, though it has an index."""
+    rows = int(row["rows"] or 0)
+    whole = row["type"] == "ALL" or (row["type"] == "index" and rows > FULL_SCAN_ROWS)
+    if not whole or (row["possible_keys"] and rows <= 1000):
+        return None
+    return str(row["table"]), rows
+
+
+def _sqlite_scan(row: Row) -> tuple[str, int] | None:
+    detail = str(row["detail"])
+    if not detail.startswith("SCAN ") or "CONSTANT ROW" in detail or "json_each" in detail or "INDEX" in detail:
+        return None
+    return detail.removeprefix("SCAN "), 0
+
+
+def _encryption(shop: Shop) -> Iterator[Finding]:
+    if is_local(shop.engine):
+        return
+    row = shop.read(lambda connection: connection.exec_driver_sql("SHOW STATUS LIKE 'Ssl_cipher'").first())
+    if row is None or not row[1]:
+        message = "the connection to the shop's database is not encrypted"
+        yield Finding("warning", "ERP_SYNC_SHOP_URL", message, "let the server offer TLS and add ?ssl_ca=FILE")
+    elif not is_verified(shop.engine):
+        message = f"the connection is encrypted ({row[1]}), but the server's certificate is not verified"
+        yield Finding("warning", "ERP_SYNC_SHOP_URL", message, "add ?ssl_ca=FILE with its certificate authority")
+    else:
+        yield Finding("ok", "ERP_SYNC_SHOP_URL", f"encrypted and verified, {row[1]}")
