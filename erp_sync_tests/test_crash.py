@@ -124,7 +124,7 @@ def _scene(mariadb: MariaDB | None) -> Iterator[Scene]:
         migrate(ledger_url)
         engines = [sa.create_engine(url) for url in (on.environment["ERP_SYNC_SHOP_URL"], ledger_url)]
         on.shop.add_customers(1)
-        scene = Scene(on, open_ledger(ledger_url), *engines)
+        scene = Scene(on, open_ledger(ledger_url), engines[0], engines[1])
         scene.begin()
         try:
             yield scene

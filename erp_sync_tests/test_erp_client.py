@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from erp_sync.erp import transport
 from erp_sync.erp.answers import Answer
 from erp_sync.erp.client import ErpClient
 from erp_sync.erp.gate import OpenGate
@@ -293,6 +294,41 @@ def test_no_connection_is_certainly_nothing_sent(root: str) -> None:
     assert gate.outcomes == [False]
 
 
+def test_head_and_body_leave_together() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = client_of(f"http://127.0.0.1:{listener.getsockname()[1]}", token_style="basic", write_timeout=0.2)
+        with pytest.raises(InDoubt):
+            create(client)
+        sock, _ = listener.accept()
+        with sock:
+            head, _, body = sock.recv(65536).partition(b"\r\n\r\n")
+    assert head.startswith(b"POST ")
+    assert body == b'{"C5_XPEDWEB":"WEB-1"}'
+
+
+def test_a_request_that_the_server_does_not_take_is_in_doubt() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        root = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = client_of(root, token_style="basic", connect_timeout=0.3)
+        with pytest.raises(InDoubt):
+            create(client, NOTE="x" * 20_000_000)
+
+
+def test_what_the_kernel_still_holds_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that were sent are not delivered much later, whatever became of the process."""
+    timeouts = []
+    depart = transport.Exchange.depart
+
+    def spy(self: transport.Exchange, connection: Any, message: bytes) -> None:
+        timeouts.append(connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+        depart(self, connection, message)
+
+    monkeypatch.setattr(transport.Exchange, "depart", spy)
+    with ScriptedErp(answer(201, {"pedido": "000123"})) as erp:
+        create(client_of(erp.root))
+    assert timeouts == [10_000, 10_000]
+
+
 def test_giving_up_resets_the_connection() -> None:
     seen: list[object] = []
 
@@ -500,6 +536,16 @@ def test_how_the_login_travels(style: Any) -> None:
         assert request.target == path
         assert request.body.decode() == fields.replace("@", "%40")
         assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize("password", ["señha€", " blank", "line\n"])
+def test_a_password_that_no_header_can_hold(password: str) -> None:
+    with ScriptedErp(answer(200)) as erp:
+        client = ErpClient(erp.root, "svc", password, "01,0101", gate=OpenGate())
+        with pytest.raises(Misconfigured, match="ERP_SYNC_ERP_PASSWORD") as caught:
+            client.get("/read", [])
+        assert password.strip() not in str(caught.value)
+        assert erp.token_requests == []
 
 
 def test_a_cold_start_401_is_tried_twice_more() -> None:

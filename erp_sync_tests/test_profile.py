@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -187,7 +188,7 @@ def test_what_is_accepted_stays_inside_our_statement(signs: list[str]) -> None:
         return
     connection = sqlite3.connect(":memory:")
     try:
-        rows = connection.execute(f"SELECT 'ours' FROM (\n{sql}\n) q", {"a": 1}).fetchall()
+        rows = connection.execute(f"SELECT 'ours' FROM (\n{sql}\n) q", defaultdict(int)).fetchall()
     except sqlite3.OperationalError as error:
         assert "incomplete input" not in str(error)
         assert "unrecognized token" not in str(error)

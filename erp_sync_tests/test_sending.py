@@ -143,6 +143,26 @@ def test_answers_that_are_no_success(answer: CreatedOrder | Exception, state: Le
     assert (entry.state, entry.attempts) == (state, attempts)
 
 
+@pytest.mark.parametrize(
+    ("refusal", "attempts", "state"),
+    [
+        (Refused("HELP", status=500, help_code="OBRIGAT", certain=False), 0, LedgerState.REFUSED),
+        (Refused("registro em uso", status=500, certain=False), 0, LedgerState.DUE),
+        (Refused("registro em uso", status=500, certain=False), 2, LedgerState.REFUSED),
+    ],
+    ids=["names a code", "vague: a record lock, perhaps", "vague for the third time"],
+)
+def test_a_refusal_that_proves_nothing_is_believed_if_it_is_precise_or_repeated(
+    refusal: Refused, attempts: int, state: LedgerState
+) -> None:
+    ledger = Memory(replace(DUE, attempts=attempts))
+    sending = sender(ledger, Erp(refusal))
+    sending.send(sending.claim([ledger.entry])[0], EXPECTED["1"], CODE)
+    assert ledger.entry.state is LedgerState.IN_DOUBT
+    _, [change] = sending.judge([ledger.entry], {}, FINAL, EXPECTED)
+    assert change.new.state is state
+
+
 def test_an_id_that_the_erp_cut_is_an_incident_and_never_created_again() -> None:
     ledger = attempt(CreatedOrder("0101", "000123", False, "LJ-", 1.0))
     assert ledger.kinds[-1] == "incident"

@@ -75,7 +75,7 @@ def test_clocks(zone: str, value: object, utc: datetime, day: date) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, "", "0000-00-00 00:00:00", "yesterday", 1_790_000_000, date.max, "9999-12-31 23:59:59"]
+    "value", [None, "", "0000-00-00 00:00:00", "yesterday", 1_790_000_000, b"\xff", "9999-12-31 23:59:59"]
 )
 def test_an_ordered_at_that_is_none(value: object) -> None:
     order = read(ordered_at=value)

@@ -73,8 +73,9 @@ class Token:
         self._refused: tuple[float, str] | None = None
 
     def authorization(self) -> str:
-        if self._header and self._monotonic() < self._fresh_until:
-            return self._header
+        header = self._header
+        if header and self._monotonic() < self._fresh_until:
+            return header
         with self._lock:
             if not self._header or self._monotonic() >= self._fresh_until:
                 self._fetch()
@@ -94,7 +95,7 @@ class Token:
             if self._keep(self._ask(f"{TOKEN_PATH}?{query}", {}, b"")):
                 return
         for left in reversed(range(_TRIES)):
-            answer = self._log_in()
+            answer = self._ask(*self._login())
             if self._keep(answer):
                 return
             if left and (answer.status == 401 or answer.status >= 500):
@@ -103,20 +104,15 @@ class Token:
                 break
         self._fail(answer)
 
-    def _log_in(self) -> Answer:
-        try:
-            return self._ask(*self._login())
-        except UnicodeEncodeError:
-            raise Misconfigured(
-                "ERP_SYNC_ERP_PASSWORD or ERP_SYNC_ERP_USER has a character that no HTTP header can hold: "
-                'set erp.token_style = "form", or change the password'
-            ) from None
-
     def _login(self) -> tuple[str, Mapping[str, str], bytes]:
         if self._style == "headers":
             credential = {"username": self._user, "password": self._password}
-            for value in credential.values():
-                value.encode("latin-1")
+            for name, value in credential.items():
+                if not _fits_header(value):
+                    raise Misconfigured(
+                        f"ERP_SYNC_ERP_{'USER' if name == 'username' else 'PASSWORD'} has a character that no HTTP "
+                        'header can hold: set erp.token_style = "form", or choose another'
+                    )
             return f"{TOKEN_PATH}?grant_type=password", credential, b""
         # One site takes "@" raw and refuses "%40" (contracts/protheus-rest.md, 1.2 A).
         user, password = (quote(value, safe="@") for value in (self._user, self._password))
@@ -162,3 +158,7 @@ class Token:
             )
         self._refused = (self._monotonic() + _REFUSED_FOR, message)
         raise Misconfigured(message)
+
+
+def _fits_header(value: str) -> bool:
+    return value.isprintable() and value == value.strip() and all(ord(char) < 256 for char in value)

@@ -251,6 +251,7 @@ class Transport:
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.headers.clear()
+        self._session.headers["User-Agent"] = "erp-sync"
         adapter = _Adapter(_tls_context(ca_bundle) if root.startswith("https:") else None)
         self._session.adapters.clear()
         self._session.mount(root, adapter)

@@ -34,6 +34,8 @@ READ_BACK_AFTER = timedelta(seconds=60)
 """When somebody else reads back what a process that died has sent."""
 NEW_CUSTOMER_WAIT = timedelta(seconds=30)
 """How long an order waits whose customer we created and the ERP does not see."""
+VAGUE_ATTEMPTS = 3
+"""So often must the ERP refuse an order in vague words before a person is asked."""
 RETRY_AFTER = timedelta(seconds=5)
 """When an order is tried again that the ERP certainly did not get."""
 
@@ -241,8 +243,10 @@ class Sender:
             return change.new, change.event
         if refusal.certain:
             return _settled(entry, LedgerState.REFUSED, (problem,)), Event("refused", str(problem))
-        # The status may also mean "crashed after the commit": believed once the order is proven absent.
-        doubtful = replace(self._doubtful(entry, self._ledger.now()), problems=(problem,))
+        # The status may also mean "crashed after the commit": believed once the order is proven absent. A text that
+        # names neither a code nor a field may be a record lock, which is over by the next attempt.
+        precise = refusal.help_code or refusal.field or entry.attempts >= VAGUE_ATTEMPTS
+        doubtful = replace(self._doubtful(entry, self._ledger.now()), problems=(problem,) if precise else ())
         return doubtful, Event("in_doubt", f"probably refused: {problem}")
 
     def _doubtful(self, entry: Entry, now: datetime, *, at_once: bool = False) -> Entry:
