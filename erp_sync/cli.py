@@ -117,6 +117,7 @@ def run_orders(day: datetime | None, numbers: Sequence[str], sweep: bool, as_jso
     from erp_sync.sync.orders import Window
 
     connections = _connections()
+    connections.erp.probe()
     flow = connections.orders_flow()
     if numbers:
         _known(numbers, flow.look_for(numbers))
@@ -240,7 +241,8 @@ def _with_progress(run: Any) -> OrdersResult:
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as progress:
+    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("looking for orders")
 
         def show(result: OrdersResult) -> None:

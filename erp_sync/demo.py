@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -83,14 +84,22 @@ def stage(
     shop_url: str | None = None,
     ledger_url: str | None = None,
     config: str | None = None,
+    **sandbox_config: Any,
 ) -> Iterator[Stage]:
-    """Set up, and removed at the end. Without URLs shop and ledger are SQLite files in the folder."""
+    """Set up, and removed at the end. Without URLs shop and ledger are SQLite files in the folder.
+
+    `config` replaces the demo's erp_sync.toml, `sandbox_config` goes into the ERP's `SandboxConfig`.
+    """
     import sqlalchemy as sa
 
     folder = Path(tempfile.mkdtemp(prefix="erp_sync-demo-"))
     engine = sa.create_engine(shop_url or f"sqlite:///{folder / 'shop.sqlite'}")
     sandbox = SandboxConfig(
-        database=folder / "erp.sqlite", seed=seed, faults=faults, switches=Switches(latency_ms=latency_ms)
+        database=folder / "erp.sqlite",
+        seed=seed,
+        faults=faults,
+        switches=Switches(latency_ms=latency_ms),
+        **sandbox_config,
     )
     try:
         if engine.dialect.name == "sqlite":
@@ -173,7 +182,7 @@ class Report:
 
 def run_once(count: int, *, faults: bool, seed: int, show: bool) -> Report:
     """`count` orders through the whole main job, without Dagster's daemon; compared with the ERP's journal."""
-    with stage(faults=FAULTS if faults else (), seed=seed) as on, _environment(on.environment):
+    with stage(faults=FAULTS if faults else (), seed=seed) as on, environment(on.environment):
         good, bad = _place(on.shop, count)
         connections = open_connections(load_settings())
         started = time.perf_counter()
@@ -206,7 +215,8 @@ def _send_all(connections: Connections, show: bool) -> int:
     give_up = time.monotonic() + GIVE_UP_SECONDS
     adopted = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True, quiet=not show), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as progress:
         task = progress.add_task("orders settled", total=None)
         while time.monotonic() < give_up:
             watched = watch.wait(1.0)
@@ -287,7 +297,7 @@ def run_until_interrupted(*, faults: bool, seed: int, port: int) -> None:
 
     console = Console()
     console.print("setting the stage: sandbox ERP, demo shop, ledger")
-    with stage(faults=FAULTS if faults else (), seed=seed) as on, _environment(on.environment):
+    with stage(faults=FAULTS if faults else (), seed=seed) as on, environment(on.environment):
         home = on.folder / "dagster"
         home.mkdir()
         shutil.copy(_instance_file(), home / "dagster.yaml")
@@ -395,7 +405,7 @@ def _instance_file() -> Path:
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(values: dict[str, str]) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -424,11 +434,20 @@ def run_sandbox(host: str, port: int, database: Path | None, seed_shop: str | No
         click.echo(f"export ERP_SYNC_ERP_URL={address.root_url} ERP_SYNC_ERP_TENANT={config.tenant}")
         click.echo(f"export ERP_SYNC_ERP_USER={config.user} ERP_SYNC_ERP_PASSWORD={config.password.get_secret_value()}")
         click.echo(f"# faults, journal and products: {address.admin_url}", err=True)
+        if seed_shop is not None:
+            threading.Thread(target=_add_products, args=(address.admin_url,), daemon=True).start()
 
     try:
         run(config, host, port, ready)
     except (OSError, ValueError) as error:
         raise Misconfigured(str(error)) from None
+
+
+def _add_products(admin_url: str) -> None:
+    import requests
+
+    skus = [product.sku for product in catalogue(PRODUCTS)]
+    requests.post(f"{admin_url}/products", json=skus, timeout=30).raise_for_status()
 
 
 @contextmanager

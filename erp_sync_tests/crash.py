@@ -67,6 +67,11 @@ class Worker:
     def alive(self) -> bool:
         return self._process.is_alive()
 
+    def wait_for_its_first_step(self) -> None:
+        """Raises TimeoutError after a minute."""
+        if not self._ours.poll(60):
+            raise TimeoutError("a worker did nothing for a minute")
+
     def kill(self) -> bool:
         """SIGKILL. Returns whether it was still alive."""
         alive = self._process.is_alive()

@@ -161,14 +161,15 @@ def test_a_worker_killed_at_any_step_costs_no_order_and_doubles_none(scene: Scen
 
 def test_workers_killed_at_random_one_after_the_other(scene: Scene) -> None:
     scene.begin()
-    scene.good = scene.on.shop.checkout_many(40)
     dice = random.Random(7)
     kills = 0
-    for _ in range(8):
+    for _ in range(10):
+        scene.good += scene.on.shop.checkout_many(10)
         worker = scene.worker(Task())
-        time.sleep(dice.uniform(0.1, 0.5))
+        worker.wait_for_its_first_step()
+        time.sleep(dice.uniform(0.0, 0.3))
         kills += worker.kill()
-    assert kills >= 3
+    assert kills >= 5
     scene.recover()
     assert scene.fault() == ""
 
@@ -191,7 +192,8 @@ def test_the_erp_is_killed_while_orders_are_sent(scene: Scene) -> None:
     dice = random.Random(7)
     for _ in range(3):
         worker = scene.worker(Task())
-        time.sleep(dice.uniform(0.2, 0.6))
+        worker.wait_for_its_first_step()
+        time.sleep(dice.uniform(0.1, 0.4))
         scene.on.erp.kill()
         time.sleep(0.2)
         scene.on.erp.restart()
@@ -206,7 +208,8 @@ def test_mariadb_is_killed_while_orders_are_sent() -> None:
         dice = random.Random(7)
         for _ in range(4):
             worker = scene.worker(Task())
-            time.sleep(dice.uniform(0.2, 0.6))
+            worker.wait_for_its_first_step()
+            time.sleep(dice.uniform(0.1, 0.4))
             own.kill()
             own.start()
             worker.wait()

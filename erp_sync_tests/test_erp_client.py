@@ -101,7 +101,7 @@ def half(_: Request, sock: socket.socket) -> None:
 
 
 HTML = "<html><body>Bad gateway</body></html>"
-BOMB = gzip.compress(b"[" + b"1," * 40_000_000 + b"1]")
+BOMB = gzip.compress(b"[" + b"1," * 4_000_000 + b"1]")
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_tls_with_a_private_authority(tmp_path: Path) -> None:
 
     authority = Authority(tmp_path)
     with ScriptedErp(answer(201, {"pedido": "000123"}), tls=server_tls(authority, tmp_path)) as erp:
-        client = client_of(erp.root, ca_bundle=authority.bundle)
+        client = client_of(erp.root, ca_bundle=authority.bundle, token_style="basic")
         # TLS 1.3 session tickets arrive unasked while the intent is made: the connection is open all the same.
         assert create(client, slow) == "000123"
         assert create(client, slow) == "000123"

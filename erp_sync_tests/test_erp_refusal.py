@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -62,6 +63,13 @@ def test_the_log_is_found_in_every_shape(body: Any, encoding: str) -> None:
         "Não há registro para o código informado", help_code="REGNOIS", field="C5_CLIENTE", value="999999"
     )
     assert refusal.is_precise
+
+
+def test_the_log_is_found_in_json_that_is_broken() -> None:
+    body = json.dumps({"errorCode": 400, "errorMessage": LOG.replace("registro", "R")}).replace("R para", 'o "R" para')
+    refusal = refusal_of(body)
+    assert (refusal.help_code, refusal.field, refusal.value) == ("REGNOIS", "C5_CLIENTE", "999999")
+    assert "Flores" not in refusal.message
 
 
 def test_the_item_is_found() -> None:
@@ -158,6 +166,38 @@ def test_any_text_is_read_without_an_error_and_stays_short(text: str, key: str, 
         if refusal is not None:
             assert len(refusal.message) <= 500
             assert refusal.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *(
+            "x",
+            " ",
+            "\n",
+            "\t\n",
+            "eyJ-",
+            "eyJa.",
+            "select ",
+            "a@",
+            "a.",
+            "@a.",
+            "A1_",
+            "A1_COD ",
+            "< ",
+            "<-",
+            "HELP: ",
+        ),
+        *("erro no item ", "erro ", "Bearer ", "11.", "(11) ", "Tabela ", "já ", "Id do erro: [", "[", '{"error": "'),
+    ],
+)
+def test_no_text_of_the_largest_size_takes_long(piece: str) -> None:
+    text = piece * (5_000_000 // len(piece))
+    for body in (text, json.dumps({"errorMessage": text})):
+        answer = answer_of(body)
+        started = time.process_time()
+        read_refusal(answer, ["Rua das Flores"])
+        assert time.process_time() - started < 1
 
 
 @given(st.binary(max_size=300))

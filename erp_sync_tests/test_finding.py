@@ -64,7 +64,7 @@ def place(fresh_database: FreshDatabase) -> Iterator[Place]:
     today = datetime.now(SHOP_ZONE).date()
     yield Place(engine, demo, shop, ledger, today - timedelta(days=7))
     shop.close()
-    ledger.database.dispose()
+    ledger.close()
     engine.dispose()
 
 

@@ -105,7 +105,7 @@ class ErpClient:
         self._transport.close()
 
     def get(self, path: str, parameters: Sequence[tuple[str, str]]) -> Answer:
-        """A 2xx with JSON. Tried three times in all while the ERP is briefly away; no try begins after the read timeout.
+        """A 2xx with JSON. Up to three tries while the ERP is briefly away; none begins after the read timeout.
 
         Raises ErpUnavailable; Misconfigured where no repetition helps (user, rights, root, certificate).
         """

@@ -13,14 +13,16 @@ from erp_sync.erp.scrub import scrub, scrub_value
 MAX_TEXT = 500
 
 _MESSAGE_KEYS = ("errormessage", "message", "detailedmessage", "error", "mensagem", "mesage", "status", "retorno")
-_CODE = re.compile(r"(?m)^\s*(?:HELP|AJUDA)\s*:\s*([A-Za-z0-9_]+)")
-_ITEM = re.compile(r"(?i)\berro\s+no\s+item\s*:?\s*(\w{1,4})")
-_LINE = re.compile(r"(?m)^(?P<label>[^\n]*?)-?\s*\b(?P<field>[A-Z][A-Z0-9]_[A-Z0-9_]{1,10})\s*:=\s?(?P<value>[^\n]*)$")
-_INVALID = re.compile(r"\s*<\s*-+\s*Inv[aá]lid[oa]\.?\s*", re.IGNORECASE)
-_TABLE = re.compile(r"(?m)^\s*Tabela\s+[A-Z0-9]{3}\b[^\n]*$")
+_MAX_READ = 50_000
+"""Characters of an error that are looked at; every pattern here is linear in them."""
+_CODE = re.compile(r"(?m)(?:^|\")[ \t]*(?:HELP|AJUDA)[ \t]*:[ \t]*([A-Za-z0-9_]+)")
+_ITEM = re.compile(r"(?i)\berro[ \t]+no[ \t]+item[ \t]*:?[ \t]*(\w{1,4})")
+_LINE = re.compile(r"(?m)^[^\n]*?\b(?P<field>[A-Z][A-Z0-9]_[A-Z0-9_]{1,10})[ \t]{0,9}:=[ \t]?(?P<value>[^\n]*)$")
+_INVALID = re.compile(r"<[ \t]{0,9}-{1,9}[ \t]{0,9}Inv[aá]lid[oa]\.?", re.IGNORECASE)
+_TABLE = re.compile(r"(?m)^[ \t]*Tabela[ \t]+[A-Z0-9]{3}\b[^\n]*$")
 _MVC = re.compile(
-    r"(?im)^\s*(Id do campo de origem|Id do erro|Mensagem do erro|Mensagem da solu\S+o|Valor atribu\S+do)\s*:\s*"
-    r"\[?([^\]\n]*)\]?"
+    r"(?im)^[ \t]*(Id do campo de origem|Id do erro|Mensagem do erro|Mensagem da solu\S{1,6}|Valor atribu\S{1,6})"
+    r"[ \t]*:[ \t]*\[?([^\]\n]*)\]?"
 )
 _EXISTS = re.compile(
     r"(?i)\bj[aá]\s+(?:foi\s+|est[aá]\s+)?(?:inclu|exist|cadastr|grav|integr)|\balready\s+(?:incl|exist|regist)|\bduplicad"
@@ -54,7 +56,9 @@ def read_refusal(answer: Answer, sent: Iterable[str] = ()) -> Refusal | None:
     if answer.is_page:
         return None
     texts = list(_messages(answer.document)) if answer.document is not None else [answer.text]
-    text = "\n".join(texts).replace("\r\n", "\n").replace("\r", "\n")
+    if answer.is_broken:
+        texts = [answer.text[:_MAX_READ].replace("\\r", "").replace("\\n", "\n")]
+    text = "\n".join(texts)[:_MAX_READ].replace("\r\n", "\n").replace("\r", "\n")
     code = _CODE.search(text)
     help_code = code.group(1).upper() if code else _documented_code(answer)
     field, value = _invalid_field(text)

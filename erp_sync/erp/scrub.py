@@ -17,14 +17,14 @@ PERSONAL_FIELDS = frozenset(
 """Fields whose values a message never shows. C5_MENNOTA may hold a delivery address."""
 HIDDEN = "***"
 
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _TAX_ID = re.compile(
     r"(?<![0-9A-Za-z])(?:\d{3}\.?\d{3}\.?\d{3}-?\d{2}|[0-9A-Za-z]{2}\.?[0-9A-Za-z]{3}\.?[0-9A-Za-z]{3}/?[0-9A-Za-z]{4}-?\d{2})"
     r"(?![0-9A-Za-z])"
 )
 _PHONE = re.compile(r"(?:\+55\s?)?\(\d{2}\)\s?9?\d{4}[-\s]?\d{4}\b|\b\d{2}\s9\d{4}-\d{4}\b")
-_TOKEN = re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+|(?i:\b(bearer|basic)\s+[\w+/=.-]{8,})")
-_SQL = re.compile(r"(?is)\bselect\b.+?\bfrom\b.*")
+_TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]+\.[\w-]+\.[\w-]+|(?i:\b(bearer|basic)\s+[\w+/=.-]{8,})")
+_SQL = re.compile(r"(?is)\bselect\b.{1,2000}?\bfrom\b.*")
 
 
 def scrub(text: str, sent: Iterable[str] = ()) -> str:

@@ -40,6 +40,9 @@ class Ledger:
         self.database = database
         self._clock = clock
 
+    def close(self) -> None:
+        self.database.dispose()
+
     def now(self) -> datetime:
         """The database's clock, which all processes share; for SQLite, whose processes share a machine, its clock."""
         if self._clock is not None:

@@ -38,6 +38,8 @@ def main() -> None:
         run(config, options.host, options.port, ready, ends_with_stdin=options.config == "-")
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def _config(options: argparse.Namespace) -> SandboxConfig:

@@ -48,8 +48,9 @@ class SandboxErp:
         with contextlib.suppress(BrokenPipeError):
             _pipe(self._process.stdin).write(self.config.to_json().encode() + b"\n")
             _pipe(self._process.stdin).flush()
-        readable, _, _ = select.select([self._process.stdout], [], [], _START_SECONDS)
-        return _pipe(self._process.stdout).readline() if readable else b""
+        output = _pipe(self._process.stdout)
+        readable, _, _ = select.select([output], [], [], _START_SECONDS)
+        return output.readline() if readable else b""
 
     @property
     def pid(self) -> int:

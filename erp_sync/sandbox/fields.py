@@ -62,9 +62,10 @@ class Fields:
         if self.text(name) and self.text(name) not in allowed:
             raise self.refusal("NVALID", "Conteúdo inválido para o campo", name)
 
-    def refusal(self, help_code: str, message: str, wrong: str) -> Refusal:
+    def refusal(self, help_code: str, message: str, wrong: str = "") -> Refusal:
         sent = {name: value for name, value in self._sent.items() if not isinstance(value, list | dict)}
-        sent.setdefault(wrong, "")
+        if wrong:
+            sent.setdefault(wrong, "")
         return log_of_routine(
             help_code, message, table=self._table.alias, at=self._at, sent=sent.items(), wrong=wrong, item=self._item
         )

@@ -157,7 +157,7 @@ class Orders:
         )
         self._check_header(header)
         if not rows:
-            raise header.refusal("A410SEMIT", "Pedido sem itens", "C5_CLIENTE")
+            raise header.refusal("A410SEMIT", "Pedido sem itens")
         items = []
         seen: set[str] = set()
         for position, row in enumerate(rows, start=1):

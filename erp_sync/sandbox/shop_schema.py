@@ -23,7 +23,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import Dialect, Engine
 from sqlalchemy.types import UserDefinedType
 
@@ -49,7 +49,10 @@ class Amount(UserDefinedType[Decimal]):
 
 metadata = MetaData()
 _BIGINT = BigInteger().with_variant(Integer, "sqlite")
-_DATETIME = DateTime().with_variant(sqlite.DATETIME(truncate_microseconds=True), "sqlite")  # type: ignore[no-untyped-call]
+# MySQL's own type: some libraries change what the generic one means there for a whole process (Dagster: DATETIME(6)).
+_MYSQL_DATETIME = mysql.DATETIME()
+_SQLITE_DATETIME = sqlite.DATETIME(truncate_microseconds=True)  # type: ignore[no-untyped-call]
+_DATETIME = DateTime().with_variant(_MYSQL_DATETIME, "mysql", "mariadb").with_variant(_SQLITE_DATETIME, "sqlite")
 
 
 def _table(name: str, *columns: Column[Any] | Index) -> Table:

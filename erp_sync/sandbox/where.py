@@ -226,7 +226,7 @@ def parse_where(text: str, resolve: Resolve, comparison: Comparison) -> tuple[st
     parser = _Parser(_tokens(text), resolve, comparison)
     condition = parser.condition()
     if parser.peek()[0] != "end":
-        parser.fail("AND, OR or the end")
+        raise parser.error("AND, OR or the end")
     return condition, parser.parameters
 
 

@@ -24,6 +24,14 @@ class Connections:
     ledger: Ledger
     gate: LedgerGate
     erp: Protheus
+    client: ErpClient
+
+    def close(self) -> None:
+        """Give back what other processes could use, and close what is open."""
+        self.gate.close()
+        self.client.close()
+        self.shop.close()
+        self.ledger.close()
 
     def orders_flow(self) -> OrdersFlow:
         return OrdersFlow(self.shop, self.ledger, self.erp, self.settings)
@@ -43,4 +51,4 @@ def open_connections(settings: Settings) -> Connections:
     ledger = open_ledger(ledger_url)
     gate = LedgerGate.from_settings(ledger, settings.erp)
     client = ErpClient.from_settings(settings, gate)
-    return Connections(settings, shop, ledger, gate, Protheus(client, settings))
+    return Connections(settings, shop, ledger, gate, Protheus(client, settings), client)

@@ -154,6 +154,7 @@ class OrdersFlow:
         self._shop = shop
         self._ledger = ledger
         self._settings = settings
+        self._longest_wait = timing["lease"] + timing["doubt"]
         self._sender = Sender(ledger, erp, monotonic=monotonic, **timing)
         self._customers = Customers(ledger, erp, monotonic=monotonic, **timing)
         self._monotonic = monotonic
@@ -214,6 +215,7 @@ class OrdersFlow:
         return known
 
     def _find(self, result: OrdersResult, sweep: bool | None) -> None:
+        self._ledger.heal_clock(self._longest_wait)
         if sweep or (sweep is None and self.finder.swept_at() is None):
             result.found += self.finder.sweep().count
         result.found += self.finder.recent().count + self.finder.day().count

@@ -103,7 +103,7 @@ class Sender:
                     intent_at=None,
                     next_at=now + self._lease,
                 ),
-                Event("claimed"),
+                Event("claimed", "taken to be sent"),
             )
             for old in entries
         ]
@@ -164,7 +164,16 @@ class Sender:
                 total=expected.order.total,
                 customer_key=str(customer),
             )
-            if not self._ledger.change([Change(claimed, new, Event("intent"), hold=new.customer_key)])[0]:
+            if not self._ledger.change(
+                [
+                    Change(
+                        claimed,
+                        new,
+                        Event("intent", f"leaves for the ERP, attempt {new.attempts}"),
+                        hold=new.customer_key,
+                    )
+                ]
+            )[0]:
                 raise _NotOurs
             intended = new
             return started + SEND_WINDOW.total_seconds()
@@ -325,7 +334,11 @@ class Sender:
             problem = Problem("ERP order", row.number, f"{differences}: compare both, then correct it in the ERP")
             checked = replace(_settled(entry, LedgerState.SENT, (problem,)), verified_at=now)
             return _change(entry, checked, Event("incident", str(problem)))
-        return _change(entry, replace(_settled(entry, LedgerState.SENT, ()), verified_at=now), Event("verified"))
+        return _change(
+            entry,
+            replace(_settled(entry, LedgerState.SENT, ()), verified_at=now),
+            Event("verified", "read back from the ERP: number, total and lines are right"),
+        )
 
     # Writing it down ------------------------------------------------------------------------------------------------
 

@@ -20,39 +20,36 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from erp_sync.demo import Stage, stage
-from erp_sync.ledger import tables
+from erp_sync.demo import Stage
 from erp_sync.ledger.ledger import Ledger, open_ledger
 from erp_sync.ledger.migrate import migrate
 from erp_sync.models import LedgerState
 from erp_sync.sandbox import shop_schema
 from erp_sync.sandbox.config import Endpoint, Fault, FaultKind
 from erp_sync.sandbox.shop import DemoShop, PlacedOrder
+from erp_sync.settings import load_settings
+from erp_sync.sync.connections import open_connections
+from erp_sync.sync.orders import Window
 from erp_sync_tests.bench.checker import Verdict, check, rule_of_three
 from erp_sync_tests.bench.machine import machine
+from erp_sync_tests.bench.stages import shop_engine, stage_on_mariadb
 from erp_sync_tests.crash import Task, Worker
 from erp_sync_tests.mariadb import MariaDB
 
 WORKERS = 3
 LATENCY_MS = 30
-WRITE_TIMEOUT = 2.0
-SETTLE_SECONDS = 4.0
-CONFIG = """\
-[erp]
-settle_seconds = {settle}
-connect_timeout = 1
-read_timeout = 3
-write_timeout = {write_timeout}
-max_parallel = 12
-max_parallel_writes = 8
-[orders]
-start_day = {start_day}
-"""
+ERP = {
+    "settle_seconds": 4,
+    "connect_timeout": 1,
+    "read_timeout": 3,
+    "write_timeout": 2,
+    "max_parallel": 12,
+    "max_parallel_writes": 8,
+}
 LATE_SECONDS = (0.5, 2.5, 4.0, 5.5)
 """When a late commit happens: the last ones when the caller has gone, all within write time-out and settle time."""
 _SHARES: dict[Endpoint, dict[FaultKind, float]] = {
@@ -117,6 +114,8 @@ class Report:
     def as_json(self) -> dict[str, object]:
         wrong = {name: list(numbers) for name, numbers in vars(self.verdict).items()}
         plain = {name: value for name, value in vars(self).items() if name != "verdict"}
+        share = sum(self.faults.values()) / max(sum(self.requests.values()), 1)
+        plain["faulty_calls"] = f"{share:.1%}"
         return {"ok": self.ok, **plain, **wrong, "bound_95": rule_of_three(self.orders), "machine": machine()}
 
 
@@ -135,7 +134,8 @@ class Torture:
         self._dice = random.Random(seed)
         self._report = Report()
         self._workers: list[Worker] = []
-        self._shop = sa.create_engine(on.environment["ERP_SYNC_SHOP_URL"], pool_pre_ping=True)
+        self._shop = shop_engine(on)
+        migrate(on.environment["ERP_SYNC_LEDGER_URL"])
         self._ledger: Ledger = open_ledger(on.environment["ERP_SYNC_LEDGER_URL"])
         self._trickled = threading.Event()
 
@@ -149,7 +149,7 @@ class Torture:
         trickle.start()
         self._suffer(self._trickled.is_set, "trickle")
         trickle.join()
-        self._on.erp.set_faults(())
+        self._on.erp.set_faults()
         self._drain(started + 3600)
         self._retry_the_parked()
         self._judge()
@@ -191,6 +191,7 @@ class Torture:
     def _disaster(self) -> None:
         if (self._report.erp_kills + self._report.database_kills) % 3 == 1:
             self._report.erp_kills += 1
+            self._count_calls()
             self._on.erp.kill()
             time.sleep(self._dice.uniform(0.0, 2.0))
             self._on.erp.restart()
@@ -251,14 +252,10 @@ class Torture:
 
     def _retry_the_parked(self) -> None:
         """What an injected error text refused is retried as an operator does it, now that the ERP is well."""
-        from erp_sync.settings import load_settings
-        from erp_sync.sync.connections import open_connections
-        from erp_sync.sync.orders import Window
-
-        parked = [entry.number for entry in self._ledger.list(LedgerState.REFUSED, limit=self._orders)]
+        parked = [entry.number for entry in self._ledger.list(state=LedgerState.REFUSED, limit=self._orders)]
         self._report.parked = len(parked)
         if parked:
-            flow = open_connections(load_settings(**_overrides(self._on))).orders_flow()
+            flow = open_connections(load_settings()).orders_flow()
             flow.retry(parked)
             flow.run(Window(numbers=parked))
 
@@ -266,19 +263,24 @@ class Torture:
         report = self._report
         orders = self._finalized()
         report.orders = len(orders)
-        database = self._ledger.database
         entries = self._ledger.entries([str(order.order_id) for order in orders])
-        numbered = sa.select(tables.entries.c.number, tables.events.c.kind, tables.events.c.text).join_from(
-            tables.events, tables.entries, tables.events.c.order_id == tables.entries.c.order_id
-        )
-        rows = database.rows(numbered)
-        intents = Counter(row.number for row in rows if row.kind == "intent")
-        report.adopted = sum(row.kind == "adopted" for row in rows)
-        report.resent = sum(row.kind == "due" and row.text == "proven absent from the ERP" for row in rows)
+        intents: Counter[str] = Counter()
+        for entry in entries.values():
+            for _, event, _ in self._ledger.story(entry.order_id):
+                intents[entry.number] += event.kind == "intent"
+                report.adopted += event.kind == "adopted"
+                report.resent += event.kind == "due" and event.text == "proven absent from the ERP"
         erp = self._on.erp
         report.verdict = check(erp.journal(), orders, entries.values(), arrivals=erp.arrivals(), intents=intents)
-        state = erp.state()
-        report.customers_twice = int(state["counts"]["tax_ids_twice"])
+        self._count_calls()
+        report.customers_twice = int(erp.admin("GET", "/state")["tax_ids_twice"])
+
+    def _count_calls(self) -> None:
+        """The ERP's own figures; they begin anew with its every start."""
+        state = self._on.erp.admin("GET", "/state")
+        for total, now in ((self._report.requests, state["requests"]), (self._report.faults, state["faults_fired"])):
+            for name, count in now.items():
+                total[name] = total.get(name, 0) + count
 
     def _finalized(self) -> list[PlacedOrder]:
         """As the shop's database has them: what was committed, and nothing else."""
@@ -316,7 +318,9 @@ class Torture:
     def _progress(self) -> str:
         with suppress(OperationalError):
             counts = self._ledger.counts()
-            words = ", ".join(f"{state.value.replace('_', ' ')} {counts[state]}" for state in LedgerState if state in counts)
+            words = ", ".join(
+                f"{state.value.replace('_', ' ')} {counts[state]}" for state in LedgerState if state in counts
+            )
             report = self._report
             kills = f"{report.worker_kills} workers, {report.database_kills} x MariaDB, {report.erp_kills} x ERP"
             return f"{words}; killed {kills}"
@@ -325,3 +329,31 @@ class Torture:
 
 class _RolledBack(Exception):
     pass
+
+
+def torture(orders: int, *, rate: float, seed: int, say: Callable[[str], None]) -> Report:
+    """`rate`: orders per second of the trickle."""
+    with stage_on_mariadb(latency_ms=LATENCY_MS, erp=ERP, faults=faults(), seed=seed) as (on, mariadb):
+        return Torture(on, mariadb, orders=orders, rate=rate, seed=seed, say=say).run()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--orders", type=int, default=10_000)
+    parser.add_argument("--rate", type=float, default=25, help="orders per second of the trickle (25)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
+    given = parser.parse_args()
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - began:6.0f} s  {line}", file=sys.stderr, flush=True)
+
+    report = torture(given.orders, rate=given.rate, seed=given.seed, say=say)
+    plain = report.as_json()
+    print(json.dumps(plain) if given.json else "\n".join(f"{name:<16} {value}" for name, value in plain.items()))
+    sys.exit(0 if report.ok else 1)
+
+
+if __name__ == "__main__":
+    main()
