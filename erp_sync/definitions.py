@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import dagster as dg
 
 from erp_sync.defs.assets import erp_orders, shop_orders
@@ -20,8 +22,12 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
     """
     days = business_days(settings or load_settings())
     job = orders_job(days)
+    with warnings.catch_warnings():
+        # Backfill policies and code references are in beta, and wanted: what is deprecated still warns.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        assets = dg.with_source_code_references([shop_orders(days), erp_orders(days)])
     return dg.Definitions(
-        assets=dg.with_source_code_references([shop_orders(days), erp_orders(days)]),
+        assets=assets,
         jobs=[job],
         schedules=[yesterday(job, days)],
         sensors=[finalized_orders(job, days)],

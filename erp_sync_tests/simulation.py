@@ -223,7 +223,7 @@ def run_schedule(seed: int, without: str = "", orders: int = 2, workers: int = 2
     erp = SimulatedErp(scheduler, without)
     expected = {number: _expected(number) for number in numbers}
     doubt = timedelta(0) if without == "settle" else DOUBT
-    sender = Sender(ledger, erp, lease=LEASE, doubt=doubt, monotonic=lambda: scheduler.now)
+    sender = Sender(ledger, erp, branch="0101", lease=LEASE, doubt=doubt, monotonic=lambda: scheduler.now)
 
     def work() -> None:
         while True:

@@ -256,8 +256,11 @@ def test_the_tenant_chooses_the_branch(caller: Caller, tenant: str, status: int,
         assert caller.orders_of(external_id)
         caller.session.headers["tenantId"] = "01,0101" if branch == "0102" else "01,0102"
         assert not caller.orders_of(external_id)
+        # The endpoint looks for the external id in its own branch only.
+        elsewhere = caller.create(order(external_id)).json()
+        assert (elsewhere["jaExistia"], elsewhere["filial"]) == (False, caller.session.headers["tenantId"][3:])
         everywhere = caller.items("SC5", "C5_FILIAL", f"C5_XPEDWEB = '{external_id}'", FilialFilter="false")
-        assert [row["c5_filial"] for row in everywhere] == [branch]
+        assert [row["c5_filial"] for row in everywhere] == ["0101", "0102"]
 
 
 def test_a_tenant_that_is_missing_or_ignored(erp: SandboxErp, caller: Caller) -> None:
@@ -961,6 +964,37 @@ def test_what_was_committed_survives_its_own_kill(tmp_path: Path) -> None:
         assert erp.admin("GET", "/state")["orders"] == 22
     with pytest.raises(RuntimeError, match="other fields or widths"):
         start_in_background(SandboxConfig(database=tmp_path / "erp.db"))
+
+
+def test_a_kill_amid_creates_leaves_whole_orders_or_none(tmp_path: Path) -> None:
+    with start_in_background(SandboxConfig(database=tmp_path / "erp.db")) as erp:
+        seed(erp)
+        caller = Caller(erp).login()
+        answered: list[str] = []
+
+        def create_until_it_dies(worker: int) -> None:
+            for number in itertools.count():
+                external_id = f"K{worker}-{number}"
+                if lost(lambda: caller.create(order(external_id, item("01"), item("02")))):  # noqa: B023 - called here
+                    return
+                answered.append(external_id)
+
+        with ThreadPoolExecutor(4) as pool:
+            workers = [pool.submit(create_until_it_dies, worker) for worker in range(4)]
+            while len(answered) < 40:
+                time.sleep(0.01)
+            erp.switch(latency_ms=400)
+            time.sleep(0.1)
+            erp.kill()
+            for worker in workers:
+                worker.result()
+        erp.restart()
+        entries = {entry["external_id"]: entry for entry in erp.journal() if entry["kind"] == "order"}
+        assert set(entries) == set(answered)
+        assert len({entry["external_id"] for entry in erp.arrivals()} - set(answered)) == 4
+        assert {(entry["lines"], entry["total"]) for entry in entries.values()} == {(2, "139.90")}
+        assert erp.admin("GET", "/state")["orders"] == len(entries)
+        assert len(caller.login().items("SC6", "C6_NUM", pageSize=5000)) == 2 * len(entries)
 
 
 def test_it_ends_with_the_process_that_started_it() -> None:

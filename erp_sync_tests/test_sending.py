@@ -83,7 +83,7 @@ class Erp:
 
 
 def sender(ledger: Memory, erp: Erp) -> Sender:
-    return Sender(ledger, erp, lease=LEASE, doubt=DOUBT, monotonic=lambda: 0.0)
+    return Sender(ledger, erp, branch="0101", lease=LEASE, doubt=DOUBT, monotonic=lambda: 0.0)
 
 
 def row(**changes: object) -> FoundOrder:
@@ -135,8 +135,9 @@ def test_the_intent_is_written_before_the_bytes_leave() -> None:
         (Refused("HELP", status=500, certain=False), LedgerState.IN_DOUBT, 1),
         (Refused("HELP", status=400, help_code="REGNOIS"), LedgerState.REFUSED, 1),
         (CreatedOrder("0101", "000123", False, "LJ-", 1.0), LedgerState.REFUSED, 1),
+        (CreatedOrder("0102", "000123", False, "LJ-1", 1.0), LedgerState.REFUSED, 1),
     ],
-    ids=["lost", "existed", "500 with a HELP text", "400", "id cut by the ERP"],
+    ids=["lost", "existed", "500 with a HELP text", "400", "id cut by the ERP", "another branch"],
 )
 def test_answers_that_are_no_success(answer: CreatedOrder | Exception, state: LedgerState, attempts: int) -> None:
     entry = attempt(answer).entry

@@ -1,28 +1,26 @@
 """What analysts see: the shop's orders and what becomes of them in the ERP."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: Dagster looks at the annotation of `context` itself.
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from erp_sync.defs.names import ERP_ORDERS, LINGER_TAG, OWNERS, SHOP_ORDERS, SWEEP_TAG
 from erp_sync.defs.resources import ErpSync
-from erp_sync.errors import Misconfigured
+from erp_sync.defs.runs import another_waits
+from erp_sync.errors import ErpSyncError
 from erp_sync.mapping import COLUMN_LINEAGE
 from erp_sync.models import LedgerState
-from erp_sync.sync.orders import OrdersResult, Window
 from erp_sync.sync.watch import HEARTBEAT_SECONDS
 
-SHOP_ORDERS = dg.AssetKey(["shop", "orders"])
-ERP_ORDERS = dg.AssetKey(["erp", "orders"])
-FLOW_TAG = "erp_sync/flow"
-LINGER_TAG = "erp_sync/linger"
-SWEEP_TAG = "erp_sync/sweep"
-RUN_TAGS = {FLOW_TAG: "orders", "dagster/max_runtime": "300"}
-OWNERS = ["team:integration"]
+if TYPE_CHECKING:
+    from erp_sync.sync.connections import Connections
+    from erp_sync.sync.orders import OrdersResult
+
 DAYS_PER_RUN = 7
+"""A range run that fails marks none of its days as done."""
 
 
 def shop_orders(days: dg.DailyPartitionsDefinition) -> dg.AssetSpec:
@@ -34,9 +32,7 @@ def shop_orders(days: dg.DailyPartitionsDefinition) -> dg.AssetSpec:
         group_name="orders",
         owners=OWNERS,
         kinds={"mysql"},
-        metadata={
-            "dagster/column_schema": dg.TableSchema([dg.TableColumn(column, "canonical column") for column in columns])
-        },
+        metadata={"dagster/column_schema": _columns(columns, "canonical column of the shop profile")},
     )
 
 
@@ -54,60 +50,71 @@ def erp_orders(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
             "Every order that the shop finalized, as a sales order (SC5, SC6) in Protheus, exactly once. "
             "Materializing a day sends what is due of that day and nothing else, however often."
         ),
-        metadata={"dagster/column_lineage": _column_lineage(), "dagster/table_name": "SC5"},
+        metadata={
+            "dagster/table_name": "SC5",
+            "dagster/column_schema": _columns(sorted(COLUMN_LINEAGE), "field of the ERP"),
+            "dagster/column_lineage": _column_lineage(),
+        },
     )
     def orders(context: dg.AssetExecutionContext, erp_sync: ErpSync) -> None:
-        _materialize(context, erp_sync, [date.fromisoformat(key) for key in context.partition_keys])
+        days = [date.fromisoformat(key) for key in context.partition_keys]
+        try:
+            connections = erp_sync.connections()
+            result = _send(context, connections, days)
+            if result.failure is None:
+                for day in days:
+                    _report(context, connections, result, day)
+                return
+            failure = result.failure
+        except ErpSyncError as error:
+            failure = error
+        # The cause alone, in one line: a stack trace of ours tells operators nothing.
+        raise dg.Failure(description=str(failure), metadata={"cause": type(failure).__name__})
 
     return orders
 
 
-def _materialize(context: dg.AssetExecutionContext, erp_sync: ErpSync, days: Sequence[date]) -> None:
-    try:
-        connections = erp_sync.connections()
-    except Misconfigured as error:
-        raise dg.Failure(description=str(error)) from None
-    lingers = LINGER_TAG in context.run.tags
+def _send(context: dg.AssetExecutionContext, connections: "Connections", days: Sequence[date]) -> "OrdersResult":
+    from erp_sync.sync.orders import Window
+
+    tags = context.run.tags
     with connections.ledger.heartbeat(context.run_id, "orders", days, every=HEARTBEAT_SECONDS):
-        result = connections.orders_flow().run(
+        return connections.orders_flow().run(
             Window(days=days),
-            sweep=True if SWEEP_TAG in context.run.tags else None,
-            linger=connections.settings.orders.linger_seconds if lingers else 0.0,
-            leave=lambda: _another_run_waits(context.instance),
+            sweep=True if tags.get(SWEEP_TAG) == "all" else None,
+            linger=connections.settings.orders.linger_seconds if LINGER_TAG in tags else 0.0,
+            leave=lambda: another_waits(context.instance),
         )
-    if result.failure is not None:
-        raise dg.Failure(description=str(result.failure))
-    for day in days:
-        counts = connections.ledger.counts(day)
-        oldest = connections.ledger.oldest_unsent(day)
-        context.add_asset_metadata(_metadata(result, day, counts, oldest), partition_key=day.isoformat())
 
 
-def _metadata(
-    result: OrdersResult, day: date, counts: dict[LedgerState, int], oldest: datetime | None
-) -> dict[str, Any]:
+def _report(context: dg.AssetExecutionContext, connections: "Connections", result: "OrdersResult", day: date) -> None:
     """Figures that plot: what this run did for the day, and what the ledger says of the day now."""
     done = result.days[day]
+    counts = connections.ledger.counts(day)
+    oldest = connections.ledger.oldest_unsent(day)
     waited = (datetime.now(UTC) - oldest).total_seconds() / 60 if oldest is not None else 0.0
-    return {
-        "orders_sent": done.sent,
-        "orders_adopted": done.adopted,
-        "orders_refused": done.refused,
-        "orders_invalid": done.invalid,
-        "orders_due": counts.get(LedgerState.DUE, 0),
-        "orders_in_doubt": counts.get(LedgerState.IN_DOUBT, 0) + counts.get(LedgerState.SENDING, 0),
-        "day_sent": counts.get(LedgerState.SENT, 0),
-        "day_refused": counts.get(LedgerState.REFUSED, 0),
-        "day_invalid": counts.get(LedgerState.INVALID, 0),
-        "oldest_unsent_minutes": round(max(waited, 0.0), 1),
-        "erp_p95_ms": round(result.p95_milliseconds(), 1),
-    }
+    sent = counts.get(LedgerState.SENT, 0)
+    context.add_asset_metadata(
+        {
+            "orders_sent": done.sent,
+            "orders_adopted": done.adopted,
+            "orders_refused": done.refused,
+            "orders_invalid": done.invalid,
+            "orders_due": counts.get(LedgerState.DUE, 0),
+            "orders_in_doubt": counts.get(LedgerState.IN_DOUBT, 0) + counts.get(LedgerState.SENDING, 0),
+            "day_sent": sent,
+            "day_refused": counts.get(LedgerState.REFUSED, 0),
+            "day_invalid": counts.get(LedgerState.INVALID, 0),
+            "dagster/partition_row_count": sent,
+            "oldest_unsent_minutes": round(max(waited, 0.0), 1),
+            "erp_p95_ms": round(result.p95_milliseconds(), 1),
+        },
+        partition_key=day.isoformat(),
+    )
 
 
-def _another_run_waits(instance: dg.DagsterInstance) -> bool:
-    """A queued run of this flow cannot start before this one leaves: they share a pool of one."""
-    queued = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]), limit=50)
-    return any(run.asset_selection is None or ERP_ORDERS in run.asset_selection for run in queued)
+def _columns(names: Sequence[str], meaning: str) -> dg.TableSchema:
+    return dg.TableSchema([dg.TableColumn(name, description=meaning) for name in names])
 
 
 def _column_lineage() -> dg.TableColumnLineage:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dagster as dg
 
-from erp_sync.defs.assets import ERP_ORDERS, RUN_TAGS
+from erp_sync.defs.names import ERP_ORDERS, ORDERS_JOB, RUN_TAGS
 
 
 def orders_job(days: dg.DailyPartitionsDefinition) -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
-        "orders",
+        ORDERS_JOB,
         selection=dg.AssetSelection.assets(ERP_ORDERS),
         partitions_def=days,
         tags=RUN_TAGS,

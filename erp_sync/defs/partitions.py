@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -21,7 +21,3 @@ def business_days(settings: Settings) -> dg.DailyPartitionsDefinition:
     return dg.DailyPartitionsDefinition(
         start_date=(start_day - EARLY_DAYS).isoformat(), timezone=str(timezone), end_offset=1
     )
-
-
-def key(day: date) -> str:
-    return day.isoformat()

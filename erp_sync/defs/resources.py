@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from erp_sync.settings import load_settings
-from erp_sync.sync.connections import Connections, open_connections
-from erp_sync.sync.watch import OrdersWatch
+if TYPE_CHECKING:
+    from erp_sync.sync.connections import Connections
+    from erp_sync.sync.watch import OrdersWatch
 
-_lock = threading.Lock()
-_open: dict[str, object] = {}
+_lock = threading.RLock()
+_connections: list[Connections] = []
+_orders_watch: list[OrdersWatch] = []
 
 
-class ErpSync(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Reads the settings when it is first used in a process, and keeps what it opened for the process's life."""
+class ErpSync(dg.ConfigurableResource[Any]):
+    """Reads the settings when it is first used in a process, and keeps what it opened for the process's life.
+
+    Dagster makes a new resource for every tick and run; a process has one set of connections.
+    """
 
     def connections(self) -> Connections:
-        """Raises Misconfigured, in one line that names the setting."""
+        """Raises Misconfigured, in one line that names the setting, and LedgerUnavailable."""
+        from erp_sync.settings import load_settings
+        from erp_sync.sync.connections import open_connections
+
         with _lock:
-            if "connections" not in _open:
-                _open["connections"] = open_connections(load_settings())
-            connections = _open["connections"]
-            assert isinstance(connections, Connections)  # noqa: S101 - told to the type checker
-            return connections
+            if not _connections:
+                _connections.append(open_connections(load_settings()))
+            return _connections[0]
 
     def orders_watch(self) -> OrdersWatch:
-        connections = self.connections()
+        """Raises as `connections` does."""
+        from erp_sync.sync.watch import OrdersWatch
+
         with _lock:
-            watch = _open.setdefault("orders_watch", OrdersWatch(connections))
-            assert isinstance(watch, OrdersWatch)  # noqa: S101 - told to the type checker
-            return watch
+            if not _orders_watch:
+                _orders_watch.append(OrdersWatch(self.connections()))
+            return _orders_watch[0]
+
+
+def forget_connections() -> None:
+    """Close what this process opened; the next use reads the settings again."""
+    with _lock:
+        _orders_watch.clear()
+        while _connections:
+            _connections.pop().close()

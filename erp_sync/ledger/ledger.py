@@ -143,7 +143,9 @@ class Ledger:
         return at
 
     def next_wake(self) -> datetime | None:
-        [row] = self._rows(sa.select(sa.func.min(orders.c.next_at).label("at")).where(orders.c.next_at > self.now()), {})
+        [row] = self._rows(
+            sa.select(sa.func.min(orders.c.next_at).label("at")).where(orders.c.next_at > self.now()), {}
+        )
         at: datetime | None = row.at
         return at
 

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from erp_sync.ledger.entry import Change, Entry, Event
-from erp_sync.ledger.ledger import Ledger
 from erp_sync.mapping import payload_hash
 from erp_sync.models import LedgerState, Order, OrderHead, Problem, ShopState
-from erp_sync.shop.database import Shop
+
+if TYPE_CHECKING:
+    from erp_sync.ledger.ledger import Ledger
+    from erp_sync.shop.database import Shop
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +50,8 @@ class Found:
     seen: int = 0
     query_seconds: float = 0.0
     """How long the last look at the shop took."""
-    days: set[date] = field(default_factory=set)
+    days: Counter[date] = field(default_factory=Counter)
+    """New and reopened orders, by business day."""
 
     @property
     def count(self) -> int:
@@ -152,7 +157,7 @@ class Finder:
                 found.invalid += 1
             else:
                 found.new += 1
-                found.days.add(entry.day)
+                found.days[entry.day] += 1
 
     def _wanted(self, heads: Sequence[OrderHead], sweeping: bool) -> Iterator[tuple[OrderHead, tuple[Problem, ...]]]:
         """Those that belong into the ledger, with what makes them invalid at first sight.
@@ -219,9 +224,9 @@ class Finder:
             if isinstance(order, Order) and self._changed(wanted[order.order_id], order)
         ]
         made = self._ledger.change(changes) if changes else []
-        days = {change.new.day for change, ok in zip(changes, made, strict=True) if ok}
+        days = [change.new.day for change, ok in zip(changes, made, strict=True) if ok]
         found.again += sum(made)
-        found.days |= {day for day in days if day is not None}
+        found.days.update(day for day in days if day is not None)
 
     def _changed(self, entry: Entry, order: Order) -> bool:
         if entry.state is LedgerState.CANCELLED:

@@ -155,7 +155,7 @@ class OrdersFlow:
         self._ledger = ledger
         self._settings = settings
         self._longest_wait = timing["lease"] + timing["doubt"]
-        self._sender = Sender(ledger, erp, monotonic=monotonic, **timing)
+        self._sender = Sender(ledger, erp, branch=settings.erp_branch, monotonic=monotonic, **timing)
         self._customers = Customers(ledger, erp, monotonic=monotonic, **timing)
         self._monotonic = monotonic
         self._sleep = sleep

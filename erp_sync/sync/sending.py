@@ -70,19 +70,21 @@ class _NotOurs(Exception):
 
 
 class Sender:
-    """The protocol over one ledger and one ERP. Thread-safe: it keeps nothing but its collaborators."""
+    """The protocol over one ledger and one branch of an ERP. Thread-safe: it keeps nothing but its collaborators."""
 
     def __init__(
         self,
         ledger: OrderLedger,
         erp: OrderErp,
         *,
+        branch: str,
         lease: timedelta,
         doubt: timedelta,
         monotonic: Callable[[], float],
     ) -> None:
         self._ledger = ledger
         self._erp = erp
+        self._branch = branch
         self._lease = lease
         self._doubt = doubt
         self._monotonic = monotonic
@@ -240,6 +242,14 @@ class Sender:
                 entry.number,
                 f"the ERP stored it as {created.stored_external_id!r} under order {created.number}: "
                 "correct erp.external_id_width and the ERP's field, then settle this order by hand",
+            )
+            return _settled(numbered, LedgerState.REFUSED, (problem,)), Event("incident", str(problem), took)
+        if created.branch != self._branch:
+            problem = Problem(
+                "ERP order",
+                created.number,
+                f"was created in branch {created.branch}, not {self._branch}: delete it there, and correct "
+                "ERP_SYNC_ERP_TENANT or the endpoint",
             )
             return _settled(numbered, LedgerState.REFUSED, (problem,)), Event("incident", str(problem), took)
         sent = replace(numbered, state=LedgerState.SENT, next_at=now + READ_BACK_AFTER, problems=())

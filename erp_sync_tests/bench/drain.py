@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 
 from erp_sync.models import LedgerState
 from erp_sync.settings import load_settings
 from erp_sync.sync.connections import open_connections
-from erp_sync_tests.bench.machine import machine
-from erp_sync_tests.bench.stages import fill_shop, stage_on_mariadb
+from erp_sync_tests.bench.machine import cpu_seconds, machine
+from erp_sync_tests.bench.stages import fill_shop, server_pid, stage_on_mariadb
 
 CUSTOMERS_PER_ORDER = 0.5
 
@@ -34,15 +35,15 @@ class Drained:
     """Of the ideal."""
     requests: dict[str, int]
     requests_per_order: float
-    cpu_ms_per_order: float
-    """Of the sync's own process."""
+    cpu_ms_per_order: dict[str, float]
+    """Of each process: what is left of the machine is what the figure may be short of."""
     machine: str
 
 
 def drain(orders: int, *, unknown: int, latency_ms: float, parallel: int) -> Drained:
     """Raises AssertionError where an order is not in the ERP at the end."""
     erp = {"max_parallel": parallel, "max_parallel_writes": parallel}
-    with stage_on_mariadb(latency_ms=latency_ms, erp=erp) as (on, _):
+    with stage_on_mariadb(latency_ms=latency_ms, erp=erp) as (on, mariadb):
         customers = max(unknown, int(orders * CUSTOMERS_PER_ORDER))
         fill_shop(on, orders, customers=customers, known=customers - unknown)
         connections = open_connections(load_settings())
@@ -51,9 +52,12 @@ def drain(orders: int, *, unknown: int, latency_ms: float, parallel: int) -> Dra
         # A call before the clock starts: connections, token and the server's pages are warm in a living process too.
         connections.erp.probe()
         before = on.erp.admin("GET", "/state")["requests"]
-        began, cpu = time.perf_counter(), time.process_time()
+        pids = {"sync": os.getpid(), "erp": on.erp.pid, "mariadb": server_pid(mariadb)}
+        cpu = {name: cpu_seconds(pid) for name, pid in pids.items()}
+        began = time.perf_counter()
         result = flow.run()
-        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        seconds = time.perf_counter() - began
+        cpu = {name: round((cpu_seconds(pid) - cpu[name]) / orders * 1000, 2) for name, pid in pids.items()}
         state = on.erp.admin("GET", "/state")
         assert result.failure is None, result.failure
         assert connections.ledger.counts() == {LedgerState.SENT: orders}
@@ -69,7 +73,7 @@ def drain(orders: int, *, unknown: int, latency_ms: float, parallel: int) -> Dra
         ratio=round(orders / seconds / ideal, 3),
         requests=requests,
         requests_per_order=round(sum(requests.values()) / orders, 3),
-        cpu_ms_per_order=round(cpu / orders * 1000, 2),
+        cpu_ms_per_order=cpu,
         machine=machine(),
     )
 

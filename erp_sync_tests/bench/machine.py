@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 
 def machine() -> str:
@@ -17,3 +18,9 @@ def percentile(values: list[float], share: float) -> float:
         raise ValueError("no values: nothing was measured")
     ordered = sorted(values)
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
+
+
+def cpu_seconds(pid: int) -> float:
+    """What the process has used so far, in steps of 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

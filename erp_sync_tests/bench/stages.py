@@ -95,3 +95,7 @@ def register(erp: SandboxErp, engine: sa.Engine, count: int) -> None:
     ]
     for start in range(0, len(fields), 500):
         erp.admin("POST", "/customers", fields[start : start + 500])
+
+
+def server_pid(mariadb: MariaDB) -> int:
+    return int((mariadb.folder / "pid").read_text())

@@ -166,7 +166,7 @@ class Torture:
             self._keep_at_work()
             if now >= kill_at:
                 self._report.worker_kills += self._dice.choice(self._workers).kill()
-                kill_at = now + self._dice.uniform(0.5, 3)
+                kill_at = now + self._dice.uniform(1, 5)
             if now >= disaster_at:
                 self._disaster()
                 disaster_at = time.monotonic() + self._dice.uniform(15, 40)
@@ -217,12 +217,14 @@ class Torture:
                 # An order whose COMMIT the dying database did not answer may be there or not: the shop is asked later.
                 with suppress(OperationalError):
                     if dice.random() < 0.1 and late:
-                        arguments = (late, late.pop(), dice.uniform(0.3, 3.0), dice.random() < 0.2)
+                        rolled_back = dice.random() < 0.2
+                        arguments = (late, late.pop(), dice.uniform(0.3, 3.0), rolled_back)
                         threads.append(threading.Thread(target=self._commit_late, args=arguments, daemon=True))
                         threads[-1].start()
+                        placed += not rolled_back
                     else:
                         shop.checkout()
-                    placed += 1
+                        placed += 1
         finally:
             for thread in threads:
                 thread.join()
