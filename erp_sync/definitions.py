@@ -21,7 +21,7 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
     Raises Misconfigured for a setting or a profile that is wrong; needs no secret and opens no connection.
     """
     days = business_days(settings or load_settings())
-    job = orders_job(days)
+    job = orders_job()
     with warnings.catch_warnings():
         # Backfill policies and code references are in beta, and wanted: what is deprecated still warns.
         warnings.simplefilter("ignore", dg.BetaWarning)

@@ -119,16 +119,17 @@ def test_each_lie_of_a_create_gets_its_order_once(work: Work) -> None:
         "cp1252": 0,
         "unauthorized": 0,
     }
+    # Every other order is told the truth: five failures in a row would open the breaker.
     orders = work.on.shop.checkout_many(2 * len(lies))
-    kinds: list[Any] = [kind for kind in lies for _ in range(2)]
+    kinds: list[Any] = list(lies)
     faults = [
         Fault(kind=kind, endpoint="create_order", seconds=lies[kind], times=1, matching=order.number)
-        for kind, order in zip(kinds, orders, strict=True)
+        for kind, order in zip(kinds, orders[::2], strict=True)
     ]
     work.on.erp.set_faults(*faults)
     work.run_until_settled(60)
     fired = work.on.erp.admin("GET", "/state")["faults_fired"]
-    assert fired == dict.fromkeys(lies, 2)
+    assert fired == dict.fromkeys(lies, 1)
     work.assert_exact(orders)
 
 
@@ -139,7 +140,7 @@ def test_each_lie_of_a_customers_create_gets_its_orders_once(work: Work) -> None
     work.run_until_settled(60)
     assert sum(work.on.erp.admin("GET", "/state")["faults_fired"].values()) == len(kinds)
     work.assert_exact(orders)
-    customers = [line["tax_id"] for line in work.on.erp.journal() if line["kind"] == "customer"]
+    customers = [line["external_id"] for line in work.on.erp.journal() if line["kind"] == "customer"]
     assert len(customers) == len(set(customers)) == 8
 
 

@@ -7,11 +7,10 @@ import dagster as dg
 from erp_sync.defs.names import ERP_ORDERS, ORDERS_JOB, RUN_TAGS
 
 
-def orders_job(days: dg.DailyPartitionsDefinition) -> dg.UnresolvedAssetJobDefinition:
+def orders_job() -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         ORDERS_JOB,
         selection=dg.AssetSelection.assets(ERP_ORDERS),
-        partitions_def=days,
         tags=RUN_TAGS,
         description="Sends the finalized orders of a business day to the ERP.",
     )

@@ -8,7 +8,7 @@ import dagster as dg
 from erp_sync.defs.names import RUN_TAGS, SWEEP_TAG
 
 
-def yesterday(job: dg.UnresolvedAssetJobDefinition, days: dg.DailyPartitionsDefinition) -> dg.ScheduleDefinition:
+def yesterday(job: "dg.UnresolvedAssetJobDefinition", days: dg.DailyPartitionsDefinition) -> dg.ScheduleDefinition:
     zone = ZoneInfo(str(days.timezone))
 
     @dg.schedule(

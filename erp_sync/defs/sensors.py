@@ -19,7 +19,7 @@ WAIT_SECONDS = 4.0
 EVER = timedelta(days=30)
 
 
-def finalized_orders(job: dg.UnresolvedAssetJobDefinition, days: dg.DailyPartitionsDefinition) -> dg.SensorDefinition:
+def finalized_orders(job: "dg.UnresolvedAssetJobDefinition", days: dg.DailyPartitionsDefinition) -> dg.SensorDefinition:
     lost = LostRuns()
 
     @dg.sensor(

@@ -1,6 +1,7 @@
-"""The connection to the ledger's database: SQLite, MySQL or MariaDB.
+"""The connection to the ledger's database: sessions, transactions that survive lost answers, what errors mean.
 
-A transaction is made or not made, and the caller is told which, also when the answer to its COMMIT is lost.
+A transaction is repeated as a whole after a deadlock, a lock wait, or a connection lost before COMMIT: the server has
+rolled it back. A COMMIT whose answer is lost may have happened: it is looked up, never assumed.
 """
 
 from __future__ import annotations
@@ -8,167 +9,241 @@ from __future__ import annotations
 import logging
 import random
 import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy import URL, Connection, Engine, Executable, Row, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from erp_sync.errors import LedgerUnavailable, Misconfigured
+from erp_sync.errors import ErpSyncError, LedgerUnavailable, Misconfigured
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TRIES = 6
-DEADLOCKS = {1205, 1213, 1020}
-WRONG_SETTING = {1044: "access denied", 1045: "wrong user or password", 1049: "no such database", 1698: "access denied"}
-_WRITES = "erp_sync_writes"
+CONNECT_SECONDS = 5
+ANSWER_SECONDS = 20
+LOCK_SECONDS = 5
+IDLE_SECONDS = 60
+"""The server ends a silent session after this: how long a transaction cut off by the network can hold its locks."""
+RECYCLE_SECONDS = 45
+CONFLICT_TRIES = 10
+CONFLICT_SECONDS = 30.0
+LOST_PATIENCE = 0.5
+"""Seconds for which a connection that broke before COMMIT is made anew; but it is tried three times at least."""
+COMMIT_PATIENCE = 15.0
+"""Seconds for which the database is asked what became of a COMMIT."""
+
+_URL = "ERP_SYNC_LEDGER_URL"
+_TLS_OPTIONS = frozenset({"ssl", "ssl_ca", "ssl_cert", "ssl_key"})
+_CONFLICTS = {1213, 1205, 1020}
+_LOST = {1053, 1158, 1159, 1160, 1161, 1317, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
+_ADVICE = {
+    1045: "refuses the user or the password: correct them",
+    1698: "refuses the user: it has no password login",
+    1049: "has no such database: create it, or correct the name",
+    1044: "denies the user this database: grant it all rights on it",
+    1142: "denies the user a right: grant it all rights on its own database",
+    1146: "lacks a table: run erp-sync migrate",
+}
 
 
 class Database:
-    """Two pools over one database: single statements commit by themselves, transactions are serialised where SQLite
-    asks for it. Safe to share between threads; not between a process and its fork."""
+    """Thread-safe. Connections are made when they are needed, and anew when they break."""
 
     def __init__(self, url: str) -> None:
-        self.url = _parsed(url)
-        self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        if self.is_sqlite:
-            engine = _sqlite(self.url)
-            self._reads = self._writes = engine
-        else:
-            self._reads = _mysql(self.url, isolation_level="AUTOCOMMIT")
-            self._writes = _mysql(self.url, isolation_level="READ COMMITTED")
+        address = _address(url)
+        self.is_sqlite = address.get_backend_name() == "sqlite"
+        host = "" if self.is_sqlite else f"{address.host or 'localhost'}:{address.port or 3306}"
+        self.name = f"{address.get_backend_name()}://{host}/{address.database}"
+        make = _sqlite if self.is_sqlite else _mysql
+        # A read is one statement and its own transaction: BEGIN, COMMIT and ROLLBACK would be three more round trips.
+        self.reader = make(address, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True)
+        self.writer = make(address, pool_reset_on_return=None, isolation_level=None)
+        # SQLite's own queue for writers is a poll with growing pauses; between threads a lock is fair and fast.
+        self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
 
-    def read(self, work: Callable[[Connection], T]) -> T:
-        """Run statements that only read. Tried again when the connection was lost."""
-        return self._retried(lambda: self._read_once(work))
+    def rows(self, statement: Executable, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
+        """Run one statement that reads. Raises LedgerUnavailable and Misconfigured, like everything here."""
+        give_up = time.monotonic() + LOST_PATIENCE
+        losses = 0
+        while True:
+            try:
+                with self.reader.connect() as connection:
+                    return connection.execute(statement, values or {}).all()
+            except (DBAPIError, PoolTimeout) as error:
+                losses += 1
+                if not _is_lost(error) or (losses >= 3 and time.monotonic() >= give_up):
+                    raise self.meaning(error) from error
+                time.sleep(0.05)
 
-    def write(self, work: Callable[[Connection], T], committed: Callable[[Connection], bool] | None = None) -> T:
-        """Run `work` in one transaction; tried again as a whole after a deadlock or a lost connection.
+    def write(self, work: Callable[[Connection], T], landed: Callable[[Connection, T], bool] | None = None) -> T:
+        """Run `work` in a transaction and commit it. It may run several times; only the last run's effect stays.
 
-        `committed` tells, on a new connection, whether this very transaction was made; without it `work` must be
-        harmless twice. Raises LedgerUnavailable when it was not made, or nobody can tell: the caller must not go on.
+        `landed` decides after a COMMIT without an answer whether it happened. It must read with a lock: a transaction
+        that is still committing is waited for. None: running twice is harmless.
         """
-        done: list[T] = []
-
-        def once() -> T:
-            if done and committed is not None and self._read_locked(committed):
-                return done[-1]
-            connection = self._writes.connect()
+        conflicts = losses = 0
+        started = time.monotonic()
+        give_up = started + LOST_PATIENCE
+        unknown: list[T] = []
+        while True:
+            committing = False
             try:
-                connection = connection.execution_options(**{_WRITES: True})
-                with connection.begin() as transaction:
+                with self._turn, self.writer.connect() as connection:
+                    if unknown:
+                        if landed is not None and landed(connection, unknown[0]):
+                            return unknown[0]
+                        unknown.clear()
                     result = work(connection)
-                    done.append(result)
-                    transaction.commit()
-                return result
-            except BaseException:
-                connection.invalidate()
-                raise
-            finally:
-                connection.close()
+                    committing = True
+                    connection.commit()
+                    return result
+            except (DBAPIError, PoolTimeout) as error:
+                now = time.monotonic()
+                if _code(error) in _CONFLICTS:
+                    conflicts += 1
+                    again = conflicts < CONFLICT_TRIES and now < started + CONFLICT_SECONDS
+                    pause = random.uniform(0.002, 0.01) * 2 ** min(conflicts, 5)  # noqa: S311
+                else:
+                    if committing and _is_lost(error):
+                        unknown[:] = [result]
+                        logger.warning("the ledger's answer to a COMMIT was lost: it is looked up")
+                        give_up = now + COMMIT_PATIENCE
+                    losses += 1
+                    again = _is_lost(error) and (now < give_up or losses < 3)
+                    pause = 0.05
+                if not again:
+                    raise self.meaning(error) from error
+                time.sleep(pause)
 
-        return self._retried(once)
+    def close(self) -> None:
+        self.reader.dispose()
+        self.writer.dispose()
 
-    def dispose(self) -> None:
-        self._reads.dispose()
-        self._writes.dispose()
-
-    def _read_once(self, work: Callable[[Connection], T]) -> T:
-        with self._reads.connect() as connection:
-            return work(connection)
-
-    def _read_locked(self, committed: Callable[[Connection], bool]) -> bool:
-        """With a lock: a COMMIT that is still under way on the server is waited for."""
-        with self._writes.connect() as connection, connection.execution_options(**{_WRITES: True}).begin():
-            return committed(connection)
-
-    def _retried(self, call: Callable[[], T]) -> T:
-        for attempt in range(TRIES):
-            try:
-                return call()
-            except DBAPIError as error:
-                code = _code(error)
-                if code in WRONG_SETTING:
-                    raise Misconfigured(f"ERP_SYNC_LEDGER_URL: {WRONG_SETTING[code]} ({self._name()})") from None
-                transient = code in DEADLOCKS or error.connection_invalidated or isinstance(error, OperationalError)
-                if not transient or self.is_sqlite or attempt == TRIES - 1:
-                    reason = "no such table: run erp-sync migrate" if code == 1146 else type(error.orig).__name__
-                    raise LedgerUnavailable(f"the ledger ({self._name()}) cannot be used: {reason} {code}") from None
-                logger.info("ledger: %s %s, tried again", type(error.orig).__name__, code)
-                time.sleep(random.uniform(0.02, 0.08) * 2**attempt)  # noqa: S311 - jitter
-        raise AssertionError("unreachable")
-
-    def _name(self) -> str:
-        return f"{self.url.host}:{self.url.port or 3306}/{self.url.database}" if self.url.host else "SQLite"
+    def meaning(self, error: DBAPIError | PoolTimeout) -> ErpSyncError:
+        """What a database error means for the caller, without the URL's password or a statement's values."""
+        text = _text(error)
+        if isinstance(error, PoolTimeout):
+            return LedgerUnavailable("all connections to the ledger are busy")
+        code = _code(error)
+        if code in _ADVICE:
+            return Misconfigured(f"{_URL}: {self.name} {_ADVICE[code]}")
+        if "CERTIFICATE_VERIFY_FAILED" in text or "[SSL" in text:
+            return Misconfigured(
+                f"{_URL}: TLS with {self.name} failed ({text}): give its certificate authority as ssl_ca, and the host "
+                "name that its certificate holds"
+            )
+        if self.is_sqlite and ("unable to open" in text or "not a database" in text or "readonly" in text):
+            return Misconfigured(f"{_URL}: {self.name} cannot be used ({text}): correct the path or its rights")
+        if "no such table" in text:
+            return Misconfigured(f"{_URL}: {self.name} lacks a table: run erp-sync migrate")
+        return LedgerUnavailable(f"the ledger at {self.name} is not available: {text}")
 
 
-def _parsed(url: str) -> URL:
+def _address(url: str) -> URL:
     try:
-        parsed = make_url(url)
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ValueError):
-        raise Misconfigured(
-            "ERP_SYNC_LEDGER_URL is no SQLAlchemy URL such as mysql+pymysql://user:password@host/erp_sync"
-        ) from None
-    if parsed.get_backend_name() not in ("sqlite", "mysql", "mariadb"):
-        raise Misconfigured(f"ERP_SYNC_LEDGER_URL: {parsed.get_backend_name()} is not supported: use MySQL or SQLite")
-    return parsed
+        address = make_url(url)
+    except ArgumentError:
+        raise Misconfigured(f"{_URL} is no SQLAlchemy URL: write mysql+pymysql://user:password@host/database") from None
+    backend = address.get_backend_name()
+    if backend not in ("sqlite", "mysql", "mariadb"):
+        raise Misconfigured(f"{_URL} names the database {backend!r}: use mysql+pymysql or sqlite")
+    if not address.database or address.database == ":memory:":
+        raise Misconfigured(f"{_URL} names no database: write mysql+pymysql://user:password@host/database")
+    return address
 
 
-def _sqlite(url: URL) -> Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": 30.0, "check_same_thread": False})
+def _sqlite(address: URL, **options: Any) -> Engine:
+    engine = create_engine(
+        address, hide_parameters=True, connect_args={"timeout": 10.0, "check_same_thread": False}, **_pool(), **options
+    )
 
-    @sa.event.listens_for(engine, "connect")
-    def connected(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # transactions are begun below, and nowhere else
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")  # an intent survives a power failure
-        cursor.close()
+    @event.listens_for(engine, "connect")
+    def _session(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL: an intent survives a power cut. In WAL mode NORMAL may lose the last transactions.
+        connection.execute("PRAGMA synchronous = FULL")
 
-    @sa.event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        if connection.get_execution_options().get(_WRITES):
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that began as a reader could not become a writer once somebody else wrote.
+        if options.get("isolation_level") != "AUTOCOMMIT":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
 
-def _mysql(url: URL, isolation_level: Any) -> Engine:
-    query = dict(url.query)
-    bundle = query.pop("ssl_ca", None)
-    arguments: dict[str, Any] = {
-        "charset": "utf8mb4",
-        "connect_timeout": 5,
-        "read_timeout": 60,
-        "write_timeout": 30,
-        "init_command": (
-            "SET time_zone='+00:00', sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout=10"
-        ),
-    }
-    if bundle is not None:
-        try:
-            context = ssl.create_default_context(cafile=str(bundle))
-        except OSError:
-            raise Misconfigured(f"ERP_SYNC_LEDGER_URL: ssl_ca={bundle} cannot be read") from None
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        arguments["ssl"] = context
-    return sa.create_engine(
-        url.set(query=query),
-        isolation_level=isolation_level,
-        connect_args=arguments,
-        pool_pre_ping=True,
-        pool_recycle=600,
-        pool_size=20,
-        max_overflow=60,
-        pool_reset_on_return="rollback" if isolation_level != "AUTOCOMMIT" else None,
+def _mysql(address: URL, **options: Any) -> Engine:
+    tls = _tls_context(address)
+    options["isolation_level"] = options["isolation_level"] or "READ COMMITTED"
+    return create_engine(
+        address.set(drivername="mysql+pymysql").difference_update_query([*_TLS_OPTIONS, "charset", "local_infile"]),
+        hide_parameters=True,
+        # Without pre-ping: a connection that broke while idle fails at its first statement and is made anew.
+        pool_recycle=RECYCLE_SECONDS,
+        connect_args={
+            "charset": "utf8mb4",
+            "collation": "utf8mb4_bin",
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": ANSWER_SECONDS,
+            "write_timeout": ANSWER_SECONDS,
+            "local_infile": False,
+            "init_command": "SET SESSION time_zone = '+00:00', "
+            "sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', "
+            f"innodb_lock_wait_timeout = {LOCK_SECONDS}, wait_timeout = {IDLE_SECONDS}",
+            **({"ssl": tls} if tls else {}),
+        },
+        **_pool(),
+        **options,
     )
 
 
-def _code(error: DBAPIError) -> int | str:
-    arguments = getattr(error.orig, "args", ())
-    return arguments[0] if arguments and isinstance(arguments[0], int) else ""
+def _pool() -> dict[str, Any]:
+    return {"pool_size": 10, "max_overflow": 60, "pool_timeout": 10, "pool_use_lifo": True}
+
+
+def _tls_context(address: URL) -> ssl.SSLContext | None:
+    """`?ssl=true` (the system's authorities) or `?ssl_ca=FILE`; `ssl_cert` and `ssl_key` for a client certificate.
+
+    With any of them the server's certificate and name are verified. PyMySQL's own options of these names accept a
+    server of the wrong authority.
+    """
+    given = {name: str(value) for name, value in address.query.items() if name.startswith("ssl")}
+    unknown = sorted(given.keys() - _TLS_OPTIONS)
+    if unknown:
+        raise Misconfigured(f"{_URL} has the option {unknown[0]}: for TLS use {', '.join(sorted(_TLS_OPTIONS))}")
+    if given.get("ssl", "true") != "true":
+        raise Misconfigured(f"{_URL} has ssl={given['ssl']}: write ssl=true, or leave it out")
+    if not given:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=given.get("ssl_ca"))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if "ssl_cert" in given:
+            context.load_cert_chain(given["ssl_cert"], given.get("ssl_key"))
+    except OSError as error:
+        files = ", ".join(given[name] for name in ("ssl_ca", "ssl_cert", "ssl_key") if name in given)
+        raise Misconfigured(f"{_URL}: the certificate files ({files}) cannot be read: {error}") from None
+    return context
+
+
+def _is_lost(error: DBAPIError | PoolTimeout) -> bool:
+    if isinstance(error, PoolTimeout):
+        return False
+    return error.connection_invalidated or (isinstance(error, OperationalError) and _code(error) in _LOST)
+
+
+def _code(error: DBAPIError | PoolTimeout) -> int:
+    args = getattr(getattr(error, "orig", None), "args", ())
+    return args[0] if args and isinstance(args[0], int) else 0
+
+
+def _text(error: DBAPIError | PoolTimeout) -> str:
+    args = getattr(getattr(error, "orig", None), "args", ())
+    return " ".join(str(args[-1] if args else error).split())[:300]

@@ -1,62 +1,81 @@
-"""Bringing the ledger's tables up to date. Alembic is imported here and nowhere else."""
+"""Bringing the ledger's schema up to date. Alembic is loaded only when there is something to do."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
 
-from erp_sync.errors import Misconfigured
+from erp_sync.errors import LedgerUnavailable, Misconfigured
 from erp_sync.ledger.database import Database
+from erp_sync.ledger.ledger import check_revision, stored_revision
+from erp_sync.ledger.tables import REVISION, VERSION_TABLE, metadata
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-LATEST = "0001"
-"""The newest revision; a test holds it equal to migrations/versions."""
-LOCK = "erp_sync migrate"
+logger = logging.getLogger(__name__)
+
+LOCK_SECONDS = 120
 
 
 def migrate(url: str) -> str:
-    """Create or upgrade the tables; returns the revision. Nothing happens when they are up to date.
+    """Create the ledger's tables in an existing database, or bring them up to date. Returns the revision.
 
-    Safe to call from several processes at once. Raises LedgerUnavailable, and Misconfigured for a wrong URL or for a
-    ledger that a newer erp_sync has upgraded.
+    Says and does nothing when they are; safe while others run it, and after it was killed. Raises LedgerUnavailable;
+    and Misconfigured when the database is not ours alone, or a newer erp_sync's.
     """
     database = Database(url)
     try:
-        found = database.read(_revision)
-        if found == LATEST:
-            return found
-        if found is not None and found > LATEST:
-            raise Misconfigured(
-                f"ERP_SYNC_LEDGER_URL: the ledger is at revision {found}, newer than {LATEST}: upgrade erp_sync"
-            )
-        database.write(lambda connection: _upgrade(connection, database.is_sqlite))
+        found = stored_revision(database)
+        if found is None or found < REVISION:
+            if found is None:
+                _refuse_foreign_tables(database)
+            _upgrade(database)
+            logger.info("the ledger is at revision %s now, it was at %s", REVISION, found or "none")
+        check_revision(database)
     finally:
-        database.dispose()
-    return LATEST
+        database.close()
+    return REVISION
 
 
-def _revision(connection: Connection) -> str | None:
-    if not sa.inspect(connection).has_table("erp_sync_version"):
-        return None
-    found: str | None = connection.execute(sa.text("SELECT version_num FROM erp_sync_version")).scalar()
-    return found
+def _refuse_foreign_tables(database: Database) -> None:
+    with database.reader.connect() as connection:
+        foreign = set(inspect(connection).get_table_names()) - set(metadata.tables) - {VERSION_TABLE}
+    if foreign:
+        raise Misconfigured(
+            f"ERP_SYNC_LEDGER_URL: {database.name} holds other tables ({min(foreign)}): "
+            "give erp_sync a database of its own, never the shop's"
+        )
 
 
-def _upgrade(connection: Connection, is_sqlite: bool) -> None:
-    """SQLite: the transaction that is open excludes all others. MySQL: a named lock does, DDL commits by itself."""
+def _upgrade(database: Database) -> None:
+    """One process at a time; on SQLite a transaction is the lock, and all of it happens or nothing."""
+    try:
+        with database.writer.connect() as connection:
+            if database.is_sqlite:
+                with connection.begin():
+                    _run_alembic(connection)
+                return
+            lock = {"name": f"erp_sync_migrate:{connection.scalar(text('SELECT DATABASE()'))}"[:64]}
+            if not connection.scalar(text(f"SELECT GET_LOCK(:name, {LOCK_SECONDS})"), lock):
+                raise LedgerUnavailable("another process is migrating the ledger: try again in a minute")
+            connection.exec_driver_sql("SET SESSION wait_timeout = 3600")
+            try:
+                _run_alembic(connection)
+                connection.commit()
+            finally:
+                connection.scalar(text("SELECT RELEASE_LOCK(:name)"), lock)
+                connection.invalidate()
+    except DBAPIError as error:
+        raise database.meaning(error) from error
+
+
+def _run_alembic(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
-    if not is_sqlite:
-        connection.execute(sa.text("SELECT GET_LOCK(:name, 120)"), {"name": LOCK})
-    try:
-        if _revision(connection) != LATEST:
-            config = Config()
-            config.set_main_option("script_location", str(MIGRATIONS))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    finally:
-        if not is_sqlite:
-            connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": LOCK})
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    logging.getLogger("alembic.runtime").setLevel(logging.WARNING)
+    command.upgrade(config, "head")

@@ -1,28 +1,40 @@
-"""The ledger's tables. Their history is in migrations/; a test holds both equal.
+"""The ledger's tables, as its queries see them. `migrations/` makes them; a test holds both alike.
 
-Ids are compared byte by byte (`utf8mb4_bin`; SQLite does so anyway); datetimes are UTC with microseconds.
+Ids compare byte by byte (`utf8mb4_bin`), every datetime is UTC with microseconds, money is text so that no database
+rounds it.
 """
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
-import sqlalchemy as sa
+from sqlalchemy import Column, Date, DateTime, Dialect, Double, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects import mysql
-from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+from erp_sync.models import LedgerState, Problem
+
+REVISION = "0001"
+"""The migration these tables belong to."""
+VERSION_TABLE = "erp_sync_version"
+ID_LENGTH = 255
+
+metadata = MetaData()
+
+TEXT_ID = String(ID_LENGTH).with_variant(mysql.VARCHAR(ID_LENGTH, charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
+LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
+MOMENT = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql")
+MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 
-class UtcDateTime(sa.TypeDecorator[datetime]):
-    """Aware in Python, UTC with microseconds in the database."""
+class Moment(TypeDecorator[datetime]):
+    """An aware datetime, stored in UTC."""
 
-    impl = sa.DateTime
+    impl = MOMENT
     cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> sa.types.TypeEngine[Any]:
-        if dialect.name in ("mysql", "mariadb"):
-            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
-        return dialect.type_descriptor(sa.DateTime())
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
@@ -31,120 +43,179 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
-def text_id(length: int) -> sa.types.TypeEngine[str]:
-    """Compared exactly, in every database."""
-    exact = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
-    return sa.String(length).with_variant(exact, "mysql", "mariadb")
+class Words(TypeDecorator[str]):
+    """Text that may come from a foreign system: what is no Unicode text (lone surrogates) is replaced, not refused."""
+
+    impl = LONG_TEXT
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.encode("utf-8", "replace").decode()
 
 
-LONG_TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4"), "mysql", "mariadb")
-AUTO_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+class Problems(TypeDecorator[tuple[Problem, ...]]):
+    impl = LONG_TEXT
+    cache_ok = True
 
-metadata = sa.MetaData()
+    def process_bind_param(self, value: tuple[Problem, ...] | None, dialect: Dialect) -> str:
+        if not value:
+            return ""
+        text = json.dumps([(problem.field, problem.value, problem.advice) for problem in value], ensure_ascii=False)
+        return text.encode("utf-8", "replace").decode()
 
-orders = sa.Table(
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[Problem, ...]:
+        return tuple(Problem(*parts) for parts in json.loads(value)) if value else ()
+
+
+class Money(TypeDecorator[Decimal]):
+    impl = String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> str | None:
+        return None if value is None else format(value, "f")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Decimal | None:
+        return None if value is None else Decimal(value)
+
+
+class State(TypeDecorator[LedgerState]):
+    impl = String(16)
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> LedgerState | None:
+        return None if value is None else LedgerState(value)
+
+
+def _key(name: str) -> Column[str]:
+    return Column(name, TEXT_ID, primary_key=True)
+
+
+def _number(name: str) -> Column[int]:
+    return Column(name, Integer, nullable=False)
+
+
+entries = Table(
     "erp_sync_orders",
     metadata,
-    sa.Column("order_id", text_id(64), primary_key=True),
-    sa.Column("number", text_id(190), nullable=False),
-    sa.Column("external_id", text_id(190), unique=True),
-    sa.Column("day", sa.Date),
-    sa.Column("state", text_id(16), nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("token", text_id(16), nullable=False),
-    sa.Column("found_at", UtcDateTime, nullable=False),
-    sa.Column("next_at", UtcDateTime),
-    sa.Column("payload_hash", text_id(64), nullable=False),
-    sa.Column("total", sa.String(32)),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("intent_at", UtcDateTime),
-    sa.Column("send_by", UtcDateTime),
-    sa.Column("customer_key", text_id(64), nullable=False),
-    sa.Column("erp_branch", text_id(16), nullable=False),
-    sa.Column("erp_number", text_id(16), nullable=False),
-    sa.Column("sent_at", UtcDateTime),
-    sa.Column("verified_at", UtcDateTime),
-    sa.Column("problems", LONG_TEXT),
-    sa.Index("ix_erp_sync_orders_next_at", "next_at", "day"),
-    sa.Index("ix_erp_sync_orders_day_state", "day", "state"),
-    sa.Index("ix_erp_sync_orders_state", "state", "found_at"),
-    sa.Index("ix_erp_sync_orders_number", "number"),
+    _key("order_id"),
+    Column("number", TEXT_ID, nullable=False),
+    Column("external_id", TEXT_ID),
+    Column("day", Date),
+    Column("state", State, nullable=False),
+    _number("version"),
+    Column("found_at", Moment, nullable=False),
+    Column("next_at", Moment),
+    Column("payload_hash", String(64), nullable=False),
+    Column("total", Money),
+    _number("attempts"),
+    Column("intent_at", Moment),
+    Column("send_by", Moment),
+    Column("customer_key", String(64), nullable=False),
+    Column("erp_branch", String(32), nullable=False),
+    Column("erp_number", String(32), nullable=False),
+    Column("sent_at", Moment),
+    Column("verified_at", Moment),
+    Column("problems", Problems, nullable=False),
+    Index("ix_erp_sync_orders_external_id", "external_id", unique=True),
+    Index("ix_erp_sync_orders_actionable", "next_at", "found_at", "day"),
+    Index("ix_erp_sync_orders_day_state", "day", "state"),
+    Index("ix_erp_sync_orders_number", "number"),
+    Index("ix_erp_sync_orders_found", "found_at"),
+    **MYSQL,
 )
 
-events = sa.Table(
+events = Table(
     "erp_sync_events",
     metadata,
-    sa.Column("id", AUTO_ID, primary_key=True, autoincrement=True),
-    sa.Column("order_id", text_id(64), nullable=False),
-    sa.Column("at", UtcDateTime, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("state", text_id(16), nullable=False),
-    sa.Column("kind", text_id(16), nullable=False),
-    sa.Column("text", LONG_TEXT, nullable=False),
-    sa.Column("milliseconds", sa.Float),
-    sa.Index("ix_erp_sync_events_order", "order_id", "id"),
+    _key("order_id"),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("at", Moment, nullable=False),
+    Column("state", State, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("text", Words, nullable=False),
+    Column("milliseconds", Double),
+    Column("token", String(16), nullable=False),
+    **MYSQL,
 )
 
-customer_holds = sa.Table(
+customer_holds = Table(
     "erp_sync_customer_holds",
     metadata,
-    sa.Column("customer_key", text_id(64), primary_key=True),
-    sa.Column("order_id", text_id(64), nullable=False),
-    sa.Column("until", UtcDateTime, nullable=False),
+    Column("customer_key", String(64), primary_key=True),
+    Column("order_id", TEXT_ID, nullable=False),
+    Column("until", Moment, nullable=False),
+    **MYSQL,
 )
 
-customers = sa.Table(
+customers = Table(
     "erp_sync_customers",
     metadata,
-    sa.Column("customer_key", text_id(64), primary_key=True),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("token", text_id(16), nullable=False),
-    sa.Column("send_by", UtcDateTime),
-    sa.Column("next_at", UtcDateTime),
-    sa.Column("problems", LONG_TEXT),
+    Column("customer_key", String(64), primary_key=True),
+    _number("version"),
+    Column("send_by", Moment),
+    Column("next_at", Moment),
+    Column("problems", Problems, nullable=False),
+    Column("token", String(16), nullable=False),
+    Index("ix_erp_sync_customers_send_by", "send_by"),
+    Index("ix_erp_sync_customers_next_at", "next_at"),
+    **MYSQL,
 )
 
-marks = sa.Table(
+marks = Table(
     "erp_sync_marks",
     metadata,
-    sa.Column("name", text_id(64), primary_key=True),
-    sa.Column("at", UtcDateTime, nullable=False),
-    sa.Column("text", text_id(190), nullable=False),
+    Column("name", String(64), primary_key=True),
+    Column("last_at", Moment, nullable=False),
+    Column("text", Words, nullable=False),
+    **MYSQL,
 )
 
-early_orders = sa.Table("erp_sync_early_orders", metadata, sa.Column("order_id", text_id(64), primary_key=True))
+early_orders = Table("erp_sync_early_orders", metadata, _key("order_id"), **MYSQL)
 
-heartbeats = sa.Table(
+heartbeats = Table(
     "erp_sync_heartbeats",
     metadata,
-    sa.Column("run_id", text_id(64), primary_key=True),
-    sa.Column("flow", text_id(16), nullable=False),
-    sa.Column("days", LONG_TEXT, nullable=False),
-    sa.Column("beat_at", UtcDateTime, nullable=False),
+    Column("run_id", String(64), primary_key=True),
+    Column("flow", String(32), nullable=False),
+    Column("days", LONG_TEXT, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("beat_at", Moment, nullable=False),
+    **MYSQL,
 )
 
-slots = sa.Table(
+slots = Table(
     "erp_sync_slots",
     metadata,
-    sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("holder", text_id(64), nullable=False),
-    sa.Column("flow", text_id(16), nullable=False),
-    sa.Column("writes", sa.Boolean, nullable=False),
-    sa.Column("until", UtcDateTime, nullable=False),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("owner", String(32), nullable=False),
+    Column("until", Moment, nullable=False),
+    **MYSQL,
 )
 
-breaker = sa.Table(
+waiting = Table(
+    "erp_sync_waiting",
+    metadata,
+    Column("rank", Integer, primary_key=True, autoincrement=False),
+    Column("until", Moment, nullable=False),
+    **MYSQL,
+)
+
+breaker = Table(
     "erp_sync_breaker",
     metadata,
-    sa.Column("name", text_id(16), primary_key=True),
-    sa.Column("failures", sa.Integer, nullable=False),
-    sa.Column("open_until", UtcDateTime),
-    sa.Column("probe_until", UtcDateTime),
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    _number("failures"),
+    _number("openings"),
+    Column("open_until", Moment),
+    Column("probe", String(32), nullable=False),
+    Column("probe_until", Moment),
+    **MYSQL,
 )
 
-minutes = sa.Table(
-    "erp_sync_minutes",
+pace = Table(
+    "erp_sync_pace",
     metadata,
-    sa.Column("minute", UtcDateTime, primary_key=True),
-    sa.Column("calls", sa.Integer, nullable=False),
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("next_at", Moment, nullable=False),
+    **MYSQL,
 )

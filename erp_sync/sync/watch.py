@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -95,8 +96,6 @@ class OrdersWatch:
         open_until = self._connections.gate.breaker_open()
         if open_until is None or not self._connections.gate.probe_is_due():
             return open_until
-        try:
+        with suppress(Unavailable):
             self._connections.erp.probe()
-        except Unavailable:
-            pass
         return self._connections.gate.breaker_open()

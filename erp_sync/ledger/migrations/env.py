@@ -1,15 +1,12 @@
-"""What Alembic runs; `erp_sync.ledger.migrate` hands it the connection."""
+"""Alembic runs this; `ledger/migrate.py` gives it the connection."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from erp_sync.ledger.tables import metadata
+from erp_sync.ledger.tables import VERSION_TABLE, metadata
 
-context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=metadata,
-    version_table="erp_sync_version",
-)
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=metadata, version_table=VERSION_TABLE)
 with context.begin_transaction():
     context.run_migrations()
