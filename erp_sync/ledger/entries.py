@@ -105,11 +105,10 @@ class _Writing:
         return _Written(results, (first.order_id, first.version))
 
     def landed(self, connection: Connection, written: _Written) -> bool:
+        """Reads with a lock: a transaction that still commits holds its event row."""
         if written.event is None:
             return True
         order_id, version = written.event
-        # The entry's lock first: a transaction that still commits holds it.
-        connection.execute(_LOCK, {"key": order_id}).first()
         return connection.execute(_OWN_EVENT, {"key": order_id, "event_version": version}).scalar() == self.token
 
 
@@ -128,9 +127,9 @@ class Entries(LedgerPart):
     def change(self, changes: Sequence[Change]) -> list[bool]:
         """Make all changes whose entry still has the version they are based on, in one transaction.
 
-        False: the entry moved on, its customer is held by another order, its number is taken by another entry, or
-        its intent came too late (`send_by` is over on the database's clock). Raises LedgerUnavailable when it cannot
-        be known what became of them.
+        False: the entry moved on, its customer is held by another order, its number is too wide or taken by another
+        entry, or its intent came too late (`send_by` is over on the database's clock). Raises LedgerUnavailable when
+        it cannot be known what became of them.
         """
         if not changes:
             return []
@@ -301,7 +300,7 @@ class Entries(LedgerPart):
         return writing.tell(connection, results, made)
 
     def _store(self, connection: Connection, change: Change) -> bool:
-        if self._too_late(connection, change.old.send_by, change.new.send_by):
+        if self._too_late(connection, change.old.send_by, change.new.send_by) or len(change.new.number) > ID_LENGTH:
             return False
         values = {f"new_{name}": value for name, value in _values(change.new).items() if name != "order_id"}
         values |= {"key": change.old.order_id, "old_version": change.old.version}

@@ -150,6 +150,9 @@ class Slots:
 
     def _ask(self, waiter: _Waiter) -> int | None:
         """Lease one that no process holds. One thread at a time asks: the others would get the same answer."""
+        with self._lock:
+            if all(number in self._held for number in waiter.numbers):
+                return None  # they are all ours: the ledger would tell nothing new
         if not self._asking.acquire(blocking=False):
             return None
         try:
