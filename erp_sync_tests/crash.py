@@ -32,7 +32,7 @@ from erp_sync.sync.connections import Connections, open_connections
 from erp_sync.sync.orders import EVERYTHING, OrdersFlow, Window
 
 LEDGER_WRITES = frozenset({"add", "change", "change_customer", "claim_mark", "set_mark", "remember_early"})
-ERP_READS = frozenset({"find_orders", "find_customers", "customer"})
+ERP_READS = frozenset({"find_orders", "read_orders", "find_customers", "customer"})
 ERP_WRITES = frozenset({"create_order", "create_customer"})
 SETTLE_PASSES = 12
 

@@ -181,6 +181,11 @@ class SimulatedErp:
         self._scheduler.step()
         return found
 
+    def read_orders(self, numbers: Sequence[str]) -> dict[str, FoundOrder]:
+        self._scheduler.step()
+        orders = (FoundOrder(row.external_id, "0101", row.number, False, CODE, row.total, 1) for row in self.rows)
+        return {order.number: order for order in orders if order.number in numbers}
+
     def create_order(self, order: ErpOrder, customer: CustomerCode, intent: Callable[[], float]) -> CreatedOrder:
         dice, faulty = self._scheduler.random.random(), self._scheduler.faulty
         if faulty and dice < 0.03:

@@ -73,6 +73,9 @@ class ProtocolMachine(RuleBasedStateMachine):
     def find_orders(self, external_ids: Sequence[str]) -> dict[str, list[FoundOrder]]:
         return {number: rows for number in external_ids if (rows := self.rows_of(number))}
 
+    def read_orders(self, numbers: Sequence[str]) -> dict[str, FoundOrder]:
+        return {row.number: row for row in self.rows if row.number in numbers}
+
     def create_order(self, order: ErpOrder, customer: CustomerCode, intent: Callable[[], float]) -> CreatedOrder:
         if self.answer == "no connection":
             raise ErpUnavailable("no connection")

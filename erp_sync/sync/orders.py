@@ -292,7 +292,8 @@ class _Drain:
                 self._examine(batch)
             elif not self._then and not self._unread:
                 return
-            if self._unread and (len(self._unread) >= BATCH or (not batch and not self._outstanding)):
+            # `_outstanding` alone would wait for ever for orders whose turn ended in a failure of the ledger.
+            if self._unread and (len(self._unread) >= BATCH or (not batch and not (self._outstanding and self._then))):
                 self._read_back()
             limit = self._batch_size()
             self._collect(timeout=0.0 if batch and self._outstanding < limit else 5.0)
@@ -362,8 +363,9 @@ class _Drain:
                     mapped[entry.order_id] = self._map(again)
         unread = [entry for entry in others if entry.state is LedgerState.SENT]
         asked += [entry for entry in others if entry.state is not LedgerState.SENT]
+        # Before the question, and one for each: a customer created in between must not count as absent since later.
+        matched_at = asked_at = self._flow._ledger.now()
         matching = self._readers.submit(self._customers.match, [order.customer for order in mapped.values()])
-        asked_at = self._flow._ledger.now()
         try:
             asked_at, found = self._sender.look_up(asked) if asked else (asked_at, {})
         finally:
@@ -379,7 +381,7 @@ class _Drain:
         self._result.count(changes)
         if unread:
             self._result.count(self._sender.read_back(unread, expected))
-        self._dispatch([_Ready(entry, expected[entry.order_id]) for entry in absent], matches, asked_at)
+        self._dispatch([_Ready(entry, expected[entry.order_id]) for entry in absent], matches, matched_at)
 
     def _settled_by_shop(self, entry: Entry, order: Order | UnreadableOrder | None) -> ErpOrder | None:
         """The order as the ERP wants it; None: the shop's row settled it, and it is not sent."""
@@ -389,6 +391,8 @@ class _Drain:
             self._invalid(entry, InvalidOrder(order.problems), UNREADABLE)
         elif order.state is not ShopState.READY:
             self._cancel(entry, f"{order.state} in the shop before it was sent: never sent")
+        elif order.number != entry.number:
+            self._renumber(entry, order)
         else:
             try:
                 return self._map(order)
@@ -408,6 +412,15 @@ class _Drain:
             logger.error("order %s cannot be mapped: %s", order.number, _defect(error))
             problem = Problem("order", order.number, f"cannot be mapped ({_defect(error)}): report this defect")
             raise InvalidOrder((problem,)) from None
+
+    def _renumber(self, entry: Entry, order: Order) -> None:
+        """The number of the look-up must be that of the create: the order is due under its new one."""
+        ledger = self._flow._ledger
+        change = due_again(entry, order, ledger.now(), f"the shop changed its number from {entry.number}")
+        if not ledger.change([change])[0]:
+            advice = f"cannot replace {entry.number}, another order has it or it is too wide: correct it in the shop"
+            problem = Problem("number", order.number[:60], advice)
+            self._invalid(entry, InvalidOrder((problem,)), payload_hash(order))
 
     def _cancel(self, entry: Entry, why: str) -> None:
         self._result.count(self._sender.settle(entry, LedgerState.CANCELLED, Event("cancelled", why)))
@@ -474,7 +487,8 @@ class _Drain:
         elif match.problem is not None:
             event = Event("refused", str(match.problem))
             for item in items:
-                self._result.count(self._sender.settle(item.entry, LedgerState.REFUSED, event, (match.problem,)))
+                problems, payload = (match.problem,), item.expected.payload_hash
+                self._result.count(self._sender.settle(item.entry, LedgerState.REFUSED, event, problems, payload))
             self._outstanding -= len(items)
         elif match.wait_until is not None:
             wait_for = max(match.wait_until - self._flow._ledger.now(), timedelta(0))

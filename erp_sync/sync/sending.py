@@ -38,6 +38,8 @@ VAGUE_ATTEMPTS = 3
 """So often must the ERP refuse an order in vague words before a person is asked."""
 RETRY_AFTER = timedelta(seconds=5)
 """When an order is tried again that the ERP certainly did not get."""
+LONGEST_WAIT = timedelta(minutes=5)
+"""However long the ERP, or a server before it, asks us to wait (Retry-After)."""
 
 
 class OrderLedger(Protocol):
@@ -49,9 +51,11 @@ class OrderLedger(Protocol):
 class OrderErp(Protocol):
     def find_orders(self, external_ids: Sequence[str]) -> Mapping[str, list[FoundOrder]]: ...
 
+    def read_orders(self, numbers: Sequence[str]) -> Mapping[str, FoundOrder]: ...
+
     def create_order(self, order: ErpOrder, customer: CustomerCode, intent: Callable[[], float]) -> CreatedOrder:
-        """Calls `intent` once a slot, a token and a connection are there, right before the first byte leaves; it
-        returns the monotonic time after which no byte may leave, or raises."""
+        """Calls `intent` once a token and a connection are there, right before the first byte leaves; it returns the
+        monotonic time after which no byte may leave, or raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +195,8 @@ class Sender:
             return self._record(intended, self._doubtful(intended, self._ledger.now()), Event("in_doubt", str(doubt)))
         except (ErpUnavailable, Misconfigured) as error:
             asked = error.retry_after if isinstance(error, ErpUnavailable) else None
-            self._nothing_left(
-                intended, claimed, RETRY_AFTER if asked is None else timedelta(seconds=asked), str(error)
-            )
+            wait = RETRY_AFTER if asked is None else timedelta(seconds=min(asked, LONGEST_WAIT.total_seconds()))
+            self._nothing_left(intended, claimed, wait, str(error))
             raise
         return self._record(intended, *self._after_answer(intended, created))
 
@@ -218,10 +221,16 @@ class Sender:
     def read_back(self, entries: Sequence[Entry], expected: Mapping[str, Expected]) -> list[Change]:
         """Read sent orders from the ERP. Returns the changes made."""
         _, found = self.look_up(entries)
+        missing = [entry.erp_number for entry in entries if entry.number not in found]
+        by_number = self._erp.read_orders(missing) if missing else {}
         now = self._ledger.now()
-        changes = [
-            self._verified(entry, found.get(entry.number, []), now, expected.get(entry.order_id)) for entry in entries
-        ]
+        changes = []
+        for entry in entries:
+            rows, row = found.get(entry.number, []), by_number.get(entry.erp_number)
+            if not rows and row is not None and _lost_its_id(entry, row):
+                changes.append(self._without_id(entry, row, now))
+            else:
+                changes.append(self._verified(entry, rows, now, expected.get(entry.order_id)))
         return self._made(changes)
 
     def _made(self, changes: Sequence[Change]) -> list[Change]:
@@ -324,6 +333,17 @@ class Sender:
         )
         return _change(entry, _settled(numbered, LedgerState.SENT, (problem,)), Event("incident", str(problem)))
 
+    def _without_id(self, entry: Entry, row: FoundOrder, now: datetime) -> Change:
+        """There, but no look-up will ever find it: absence under its external id proves nothing."""
+        problem = Problem(
+            "external id",
+            row.external_id,
+            f"is what ERP order {row.number} has, not {entry.number}: correct erp.external_id_field, "
+            "erp.external_id_width or the endpoint, and the order in the ERP; it is never created again",
+        )
+        checked = replace(_settled(entry, LedgerState.SENT, (problem,)), verified_at=now)
+        return _change(entry, checked, Event("incident", str(problem)))
+
     def _verified(self, entry: Entry, rows: Sequence[FoundOrder], now: datetime, expected: Expected | None) -> Change:
         live = [row for row in rows if not row.deleted]
         if len(live) > 1:
@@ -372,6 +392,12 @@ def _change(old: Entry, new: Entry, event: Event) -> Change:
 
 def _settled(entry: Entry, state: LedgerState, problems: tuple[Problem, ...]) -> Entry:
     return replace(entry, state=state, next_at=None, problems=problems)
+
+
+def _lost_its_id(entry: Entry, row: FoundOrder) -> bool:
+    """Whether the order with our number is ours, its external id left out or cut. After a success that wrote nothing
+    another order may have got the number."""
+    return entry.number.startswith(row.external_id) and str(row.customer) == entry.customer_key
 
 
 def _deleted_problem(rows: Sequence[FoundOrder]) -> Problem:
