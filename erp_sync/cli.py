@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from erp_sync.errors import ErpSyncError, Misconfigured, Unavailable
+from erp_sync.errors import ErpSyncError, ErpUnavailable, LedgerUnavailable, Misconfigured, ShopUnavailable
 
 if TYPE_CHECKING:
     from erp_sync.ledger.entry import Entry
+    from erp_sync.ledger.ledger import Ledger
     from erp_sync.sync.connections import Connections
     from erp_sync.sync.orders import OrdersResult
 
@@ -30,9 +31,8 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on 
 
 def main() -> None:
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
+        # Not standalone, click gives an Exit's code back instead of leaving with it.
+        sys.exit(cli(standalone_mode=False))
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
@@ -42,12 +42,21 @@ def main() -> None:
         click.echo(f"erp-sync: {error}", err=True)
         sys.exit(2)
     except ErpSyncError as error:
-        click.echo(f"erp-sync: {error}", err=True)
+        setting = next((name for kind, name in _ADDRESSES.items() if isinstance(error, kind)), "")
+        advice = f" ({setting}); what is due is sent when it is back" if setting else ""
+        click.echo(f"erp-sync: {error}{advice}", err=True)
         sys.exit(1)
 
 
+_ADDRESSES = {
+    ShopUnavailable: "ERP_SYNC_SHOP_URL",
+    LedgerUnavailable: "ERP_SYNC_LEDGER_URL",
+    ErpUnavailable: "ERP_SYNC_ERP_URL",
+}
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("-v", "--verbose", is_flag=True, help="Log every step of every order to stderr.")
+@click.option("-v", "--verbose", is_flag=True, help="Log each call to the ERP to stderr.")
 def cli(verbose: bool) -> None:
     """Sends a shop's finalized orders to TOTVS Protheus, exactly once.
 
@@ -58,15 +67,23 @@ def cli(verbose: bool) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("erp_sync").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("erp_sync").setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
 @cli.command()
 @click.option("--once", is_flag=True, help="Run the whole main job headless on N orders, check it, and exit.")
-@click.option("--orders", default=200, show_default=True, help="With --once: how many orders are finalized.")
+@click.option(
+    "--orders",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="With --once: how many orders are finalized.",
+)
 @click.option("--faults/--no-faults", default=True, show_default=True, help="Let the sandbox ERP misbehave.")
 @click.option("--seed", default=1, show_default=True, help="Of the demo data and of the faults.")
-@click.option("--port", default=3000, show_default=True, help="Of Dagster's UI, on 127.0.0.1.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Of Dagster's UI, on 127.0.0.1."
+)
 @JSON
 def demo(*, once: bool, orders: int, faults: bool, seed: int, port: int, as_json: bool) -> None:
     """Sandbox ERP, demo shop, ledger and Dagster on this machine, with orders arriving.
@@ -77,8 +94,6 @@ def demo(*, once: bool, orders: int, faults: bool, seed: int, port: int, as_json
     """
     from erp_sync import demo as demos
 
-    if orders < 1:
-        raise click.BadParameter("must be at least 1", param_hint="--orders")
     if once:
         report = demos.run_once(orders, faults=faults, seed=seed, show=not as_json)
         if as_json:
@@ -142,8 +157,8 @@ def retry(numbers: Sequence[str], as_json: bool) -> None:
 @click.argument("number")
 @JSON
 def order(number: str, as_json: bool) -> None:
-    """The whole story of one order."""
-    ledger = _connections().ledger
+    """The whole story of one order. Needs ERP_SYNC_LEDGER_URL alone."""
+    ledger = _ledger()
     entries = ledger.by_number(number)
     if not entries:
         raise click.ClickException(
@@ -174,14 +189,13 @@ def order(number: str, as_json: bool) -> None:
 @cli.command()
 @click.option("--state", type=click.Choice(["due", "sending", "in_doubt", "sent", "refused", "invalid", "cancelled"]))
 @click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Only orders of this business day.")
-@click.option("--limit", default=100, show_default=True, help="The newest so many.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest so many.")
 @JSON
 def orders(state: str | None, day: datetime | None, limit: int, as_json: bool) -> None:
-    """What the ledger knows: number, day, state, ERP number, and what is wrong."""
+    """What the ledger knows: number, day, state, ERP number, and what is wrong. Needs ERP_SYNC_LEDGER_URL alone."""
     from erp_sync.models import LedgerState
 
-    ledger = _connections().ledger
-    entries = ledger.list(state=LedgerState(state) if state else None, day=day.date() if day else None, limit=limit)
+    entries = _ledger().list(state=LedgerState(state) if state else None, day=day.date() if day else None, limit=limit)
     if as_json:
         click.echo(json.dumps([_plain(entry) for entry in entries], ensure_ascii=False))
         return
@@ -193,7 +207,11 @@ def orders(state: str | None, day: datetime | None, limit: int, as_json: bool) -
         problem = "; ".join(map(str, entry.problems))
         total = "" if entry.total is None else f"{entry.total:.2f}"
         table.add_row(entry.number, str(entry.day or ""), entry.state, entry.erp_number, total, problem)
-    Console().print(table if entries else "no such order")
+    # Without markup: "[" is a letter like any other in a number. A pipe gets one line an order, however long.
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table if entries else "no such order")
 
 
 @cli.group()
@@ -203,7 +221,13 @@ def profile() -> None:
 
 @profile.command("check")
 @click.argument("file")
-@click.option("--sample", default=200, show_default=True, help="How many of the newest ready orders are added up.")
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="How many of the newest ready orders are added up.",
+)
 @JSON
 def profile_check(file: str, sample: int, as_json: bool) -> None:
     """Check a profile (a path, or a shipped name such as `laravel`) against the shop, without touching its data."""
@@ -227,7 +251,21 @@ def _connections() -> Connections:
     from erp_sync.settings import load_settings
     from erp_sync.sync.connections import open_connections
 
-    return open_connections(load_settings())
+    connections = open_connections(load_settings())
+    click.get_current_context().call_on_close(connections.close)
+    return connections
+
+
+def _ledger() -> Ledger:
+    from erp_sync.ledger.ledger import open_ledger
+    from erp_sync.ledger.migrate import migrate as upgrade
+    from erp_sync.settings import load_settings
+
+    url = load_settings().require_ledger_url()
+    upgrade(url)
+    ledger = open_ledger(url)
+    click.get_current_context().call_on_close(ledger.close)
+    return ledger
 
 
 def _known(numbers: Sequence[str], found: set[str]) -> None:
@@ -260,14 +298,12 @@ def _finish(result: OrdersResult, as_json: bool) -> None:
     else:
         click.echo(", ".join(f"{name.replace('_', ' ')} {getattr(result, name)}" for name in names))
     if result.failure is not None:
-        if isinstance(result.failure, Unavailable):
-            click.echo("erp-sync: nothing is lost: what is due is sent when the system is back", err=True)
         raise result.failure
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
     def text(value: object) -> object:
-        return str(value) if isinstance(value, date | Decimal) else value
+        return value.isoformat() if isinstance(value, date) else str(value) if isinstance(value, Decimal) else value
 
     plain = {name: text(value) for name, value in asdict(entry).items()}
     del plain["customer_key"], plain["payload_hash"], plain["version"]
@@ -276,10 +312,12 @@ def _plain(entry: Entry) -> dict[str, Any]:
 
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8090, show_default=True, help="0 takes any free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="0 takes any free one.")
 @click.option("--database", type=click.Path(path_type=Path), help="Keep the ERP's memory and journal in this file.")
 @click.option("--seed-shop", metavar="URL", help="Create the demo shop's tables and catalogue at this SQLAlchemy URL.")
-@click.option("--orders", default=0, show_default=True, help="With --seed-shop: so many finalized orders.")
+@click.option(
+    "--orders", type=click.IntRange(0), default=0, show_default=True, help="With --seed-shop: so many finalized orders."
+)
 def sandbox(host: str, port: int, database: Path | None, seed_shop: str | None, orders: int) -> None:
     """An ERP that behaves like Protheus, alone; and, with --seed-shop, a demo shop for it.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -292,9 +294,16 @@ def print_report(report: Report) -> None:
 
 
 def run_until_interrupted(*, faults: bool, seed: int, port: int) -> None:
-    """Dagster's UI and daemon over the stage, with orders arriving, until Ctrl-C."""
+    """Dagster's UI and daemon over the stage, with orders arriving, until Ctrl-C (or SIGTERM)."""
     from rich.console import Console
 
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise Misconfigured(f"--port {port} cannot be used ({error.strerror}): give another") from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     console.print("setting the stage: sandbox ERP, demo shop, ledger")
     with stage(faults=FAULTS if faults else (), seed=seed) as on, environment(on.environment):
@@ -305,17 +314,13 @@ def run_until_interrupted(*, faults: bool, seed: int, port: int) -> None:
         with _dagster(home, port):
             console.print(f"Dagster's UI: http://127.0.0.1:{port}/assets/erp/orders")
             console.print(f"the sandbox ERP: {on.erp.root_url}")
-            console.print(f"more: {_exports(on.environment)} erp-sync orders")
+            ledger_url = shlex.quote(on.environment["ERP_SYNC_LEDGER_URL"])
+            console.print(f"what became of each: ERP_SYNC_LEDGER_URL={ledger_url} erp-sync orders", soft_wrap=True)
             console.print("an order every few seconds; Ctrl-C ends everything\n")
             try:
                 _orders_arrive(on.shop, connections, console)
             except KeyboardInterrupt:
                 console.print("\nending; nothing is left behind")
-
-
-def _exports(environment: dict[str, str]) -> str:
-    """Without the password: it is the sandbox's, and yet no habit to show."""
-    return " ".join(f"{name}={value}" for name, value in environment.items() if "PASSWORD" not in name)
 
 
 def _orders_arrive(shop: DemoShop, connections: Connections, console: Any) -> None:
@@ -366,8 +371,7 @@ def _dagster(home: Path, port: int) -> Iterator[None]:
             _wait_for(port, running, home)
             yield
         finally:
-            for process in running:
-                _end(process)
+            _end(running)
 
 
 def _wait_for(port: int, running: list[subprocess.Popen[bytes]], home: Path) -> None:
@@ -382,19 +386,27 @@ def _wait_for(port: int, running: list[subprocess.Popen[bytes]], home: Path) -> 
                 return
         except requests.RequestException:
             time.sleep(0.3)
-    raise Misconfigured(f"Dagster's UI did not answer on port {port} within two minutes: is the port free?")
+    raise Misconfigured(
+        f"Dagster's UI did not answer on port {port} within two minutes: see whether the machine is busy"
+    )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """The whole group: code servers and runs are children of web server and daemon."""
-    for how, patience in ((signal.SIGINT, 15), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
-        try:
+def _end(running: list[subprocess.Popen[bytes]]) -> None:
+    """The whole groups: code servers and runs are children of web server and daemon."""
+    for how, patience in ((signal.SIGINT, 12), (signal.SIGTERM, 3)):
+        _signal(running, how)
+        give_up = time.monotonic() + patience
+        while any(process.poll() is None for process in running) and time.monotonic() < give_up:
+            time.sleep(0.1)
+    _signal(running, signal.SIGKILL)
+    for process in running:
+        process.wait()
+
+
+def _signal(running: list[subprocess.Popen[bytes]], how: signal.Signals) -> None:
+    for process in running:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, how)
-            process.wait(patience)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def _instance_file() -> Path:
@@ -457,7 +469,7 @@ def _engine(url: str) -> Iterator[Engine]:
     try:
         engine = sa.create_engine(url)
     except sa.exc.ArgumentError:
-        raise Misconfigured(f"{url!r} is no SQLAlchemy URL such as sqlite:///shop.sqlite") from None
+        raise Misconfigured("--seed-shop is no SQLAlchemy URL such as sqlite:///shop.sqlite") from None
     try:
         yield engine
     except sa.exc.DBAPIError as error:

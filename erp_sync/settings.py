@@ -45,7 +45,7 @@ RestPath = Annotated[str, AfterValidator(_rest_path)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ErpSection(_Section):
@@ -69,7 +69,10 @@ class ErpSection(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.max_parallel_writes > self.max_parallel:
-            raise ValueError("max_parallel_writes is more than max_parallel: lower it, or raise max_parallel")
+            raise ValueError(
+                f"max_parallel_writes = {self.max_parallel_writes} is more than max_parallel = {self.max_parallel}: "
+                "lower the one or raise the other"
+            )
         return self
 
     @property
@@ -122,7 +125,7 @@ class StatusesSection(_Section):
 
 
 class StockSection(_Section):
-    warehouses: list[str] = ["01"]
+    warehouses: Annotated[list[str], Field(min_length=1)] = ["01"]
     formula: Literal["standard", "simple", "physical"] = "standard"
     subtract_open_orders: bool = True
     buffer: Annotated[int, Field(ge=0)] = 0
@@ -166,9 +169,14 @@ class Settings(BaseSettings):
     def _encrypted(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError("must be the REST root, such as https://erp.example.com:8443/rest")
+        form = "must be the REST root, such as https://erp.example.com:8443/rest"
+        try:
+            parts = urlsplit(url)
+            usable = parts.port != 0 and url.isprintable() and " " not in url
+        except ValueError:
+            raise ValueError(form) from None
+        if not usable or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(form)
         if parts.username or parts.password:
             raise ValueError("must not hold a user or password: set ERP_SYNC_ERP_USER and ERP_SYNC_ERP_PASSWORD")
         if parts.scheme == "http" and not _is_loopback(parts.hostname):
@@ -225,14 +233,13 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises Misconfigured, in one line that names the setting and never shows a secret.
     """
-    values: dict[str, Any] = {}
     path = os.environ.get("ERP_SYNC_CONFIG")
-    if path:
-        values = _read_toml(Path(path))
-        in_environment = {name for name in Settings.model_fields if os.environ.get(f"ERP_SYNC_{name.upper()}")}
-        for name in values.keys() & _SECTIONS & in_environment:
-            raise Misconfigured(f"ERP_SYNC_{name.upper()} is not a setting: [{name}] belongs into {path}")
-        values = {name: value for name, value in values.items() if name not in in_environment}
+    in_environment = {name for name in Settings.model_fields if os.environ.get(f"ERP_SYNC_{name.upper()}")}
+    for name in sorted(_SECTIONS & in_environment):
+        file = path or "the file that ERP_SYNC_CONFIG names"
+        raise Misconfigured(f"ERP_SYNC_{name.upper()} is not a setting: [{name}] belongs into {file}")
+    values = _read_toml(Path(path)) if path else {}
+    values = {name: value for name, value in values.items() if name not in in_environment}
     try:
         return Settings(**{**values, **overrides})
     except ValidationError as error:
@@ -258,10 +265,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
-    names = [str(part) for part in first["loc"]]
+    names = [str(part) for part in first["loc"] if part != "[key]"]
+    if first["type"] == "extra_forbidden":
+        # Its value may be a secret under a name that nobody expected.
+        return f"{'.'.join(names)} is no setting: correct its name in the file that ERP_SYNC_CONFIG names, or remove it"
     name = ".".join(names) if names and names[0] in _SECTIONS | {"language"} else f"ERP_SYNC_{'.'.join(names).upper()}"
     given = first.get("input")
-    shown = f" = {given!r}" if isinstance(given, str | int | float) and name not in _SECRETS else ""
+    value = str(given) if isinstance(given, date) else repr(given)
+    shown = f" = {value}" if isinstance(given, str | int | float | date) and name not in _SECRETS else ""
     return f"{name}{shown}: {first['msg'].removeprefix('Value error, ')}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -117,12 +117,24 @@ def test_an_order_that_nobody_settled_is_seen() -> None:
     _only("unsettled", check(JOURNAL, ORDERS, ENTRIES, refused=[REFUSED]), "LJ-9")
 
 
-def test_a_create_without_an_intent_is_seen() -> None:
-    arrivals = [{"endpoint": "create_order", "external_id": order.number} for order in ORDERS]
-    arrivals.append({"endpoint": "create_customer", "external_id": "52998224725"})
-    intents = {order.number: 1 for order in ORDERS}
+@pytest.mark.parametrize("late", [-2, 7, 3600])
+def test_a_create_without_an_intent_before_it_is_seen(late: float) -> None:
+    intents = {order.number: [NOW] for order in ORDERS}
+    arrivals = [_arrival(order, seconds) for order in ORDERS for seconds in (0.01, 4.9)]
+    arrivals.append({**_arrival(REFUSED, 0), "endpoint": "create_customer"})
     assert check(JOURNAL, ORDERS, ENTRIES, arrivals=arrivals, intents=intents).exact
-    _only("unannounced", check(JOURNAL, ORDERS, ENTRIES, arrivals=[*arrivals, arrivals[0]], intents=intents), "LJ-1")
+    wrong = [*arrivals, _arrival(ORDERS[0], late)]
+    _only("unannounced", check(JOURNAL, ORDERS, ENTRIES, arrivals=wrong, intents=intents), "LJ-1")
+    assert check(JOURNAL, ORDERS, ENTRIES, arrivals=wrong, intents={**intents, "LJ-1": [NOW, NOW + _s(late)]}).exact
+    _only("unannounced", check(JOURNAL, ORDERS, ENTRIES, arrivals=arrivals[:1], intents={}), "LJ-1")
+
+
+def _arrival(order: PlacedOrder, seconds: float) -> dict[str, Any]:
+    return {"endpoint": "create_order", "external_id": order.number, "at": (NOW + _s(seconds)).isoformat()}
+
+
+def _s(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
 
 
 def test_a_zero_is_reported_with_its_bound() -> None:

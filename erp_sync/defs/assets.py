@@ -56,7 +56,7 @@ def erp_orders(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
             "dagster/column_lineage": _column_lineage(),
         },
     )
-    def orders(context: dg.AssetExecutionContext, erp_sync: ErpSync) -> None:
+    def orders(context: dg.AssetExecutionContext, erp_sync: dg.ResourceParam[ErpSync]) -> None:
         days = [date.fromisoformat(key) for key in context.partition_keys]
         try:
             connections = erp_sync.connections()
@@ -78,7 +78,7 @@ def _send(context: dg.AssetExecutionContext, connections: "Connections", days: S
     from erp_sync.sync.orders import Window
 
     tags = context.run.tags
-    with connections.ledger.heartbeat(context.run_id, "orders", days, every=HEARTBEAT_SECONDS):
+    with connections.ledger.heartbeat(context.run.run_id, "orders", days, every=HEARTBEAT_SECONDS):
         return connections.orders_flow().run(
             Window(days=days),
             sweep=True if tags.get(SWEEP_TAG) == "all" else None,

@@ -29,7 +29,7 @@ def finalized_orders(job: "dg.UnresolvedAssetJobDefinition", days: dg.DailyParti
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Finds finalized orders in the shop and asks for a run of their business day.",
     )
-    def sensor(context: dg.SensorEvaluationContext, erp_sync: ErpSync) -> dg.SensorResult:
+    def sensor(context: dg.SensorEvaluationContext, erp_sync: dg.ResourceParam[ErpSync]) -> dg.SensorResult:
         ledger = erp_sync.connections().ledger
         alive = ledger.heartbeats_alive("orders", HEARTBEAT_ALIVE)
         lost.report(context.instance, alive, ledger.heartbeats_alive("orders", EVER))

@@ -11,6 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -36,6 +37,9 @@ Proof = TypeVar("Proof")
 _READ_TRIES = 3
 _PAUSES = (0.3, 1.0)
 """Before the second and the third try of a read, in seconds, each stretched at random by up to a half."""
+_QUICK_MILLISECONDS = 500.0
+"""While writes take no longer, a write takes its slot after its intent, so that no slot waits for the ledger's disk.
+With slower ones the slot comes first: the time to leave would pass while waiting for one."""
 _LONGEST_PAUSE = 10.0
 _TRY_AGAIN = {408, 429, 502, 503, 504}
 _LONGEST_URL = 4000
@@ -71,6 +75,7 @@ class ErpClient:
         self._user = user
         self._gate = gate
         self._flow = flow
+        self._writes_are_quick = False
         self._read_timeout = read_timeout
         self._write_timeout = write_timeout
         self._ca_bundle = ca_bundle
@@ -137,9 +142,10 @@ class ErpClient:
     ) -> Proof:
         """One POST; returns what `proof` finds in a 2xx.
 
-        `intent` is called once, with slot, token and connection at hand, right before the first byte leaves; it
-        returns the time (`time.monotonic`) after which no byte may leave, and what it raises is passed on. Only a 401,
-        which is certainly a refusal before anything was done, is answered by a second POST, within the same time.
+        `intent` is called once, with token and connection at hand, right before the first byte leaves (and, while the
+        ERP is quick, the slot is taken); it returns the time (`time.monotonic`) after which no byte may leave, and what
+        it raises is passed on. Only a 401, which is certainly a refusal before anything was done, is answered by a
+        second POST, within the same time.
 
         Raises Refused; ErpUnavailable or Misconfigured (naming `path_setting` for a path unknown to the ERP) where
         certainly nothing was done; InDoubt for every other outcome.
@@ -222,7 +228,12 @@ class ErpClient:
         *,
         write: bool,
     ) -> Answer:
-        with self._gate.call(self._flow, write=write):
+        with ExitStack() as permits:
+            permit = self._gate.call(self._flow, write=write)
+            if write and self._writes_are_quick:
+                exchange.enter_last(permits, permit)
+            else:
+                permits.enter_context(permit)
             try:
                 status, answered, content = self._transport.send(exchange, method, target, headers, body)
             except (requests.RequestException, HTTPError, HTTPException, OSError, AnswerTooLarge) as error:
@@ -233,6 +244,8 @@ class ErpClient:
             except (TooLate, ConnectionLost) as error:
                 raise _Broken(reason(error)) from None
             milliseconds = (time.monotonic() - exchange.left_at) * 1000
+            if write:
+                self._writes_are_quick = milliseconds <= _QUICK_MILLISECONDS
             answer = read_answer(status, answered, content, milliseconds)
             logger.debug("%s %s: HTTP %d in %.0f ms", method, target.partition("?")[0], status, milliseconds)
             if _is_down(answer):

@@ -20,11 +20,13 @@ import contextlib
 import http.client
 import io
 import logging
+import math
 import socket
 import ssl
 import struct
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,17 @@ class Exchange:
         """What `before_send` raised."""
         self.untrusted = ""
         """Why the server's certificate was refused."""
+
+    def enter_last(self, permits: ExitStack, permit: AbstractContextManager[None]) -> None:
+        """Take the permit when all else is ready; the deadline is checked after it. The stack gives it back."""
+        before_send = self._before_send
+
+        def then_permit() -> float:
+            leave_by = before_send() if before_send is not None else math.inf
+            permits.enter_context(permit)
+            return leave_by
+
+        self._before_send = then_permit
 
     def depart(self, connection: HTTPConnection, message: bytes) -> None:
         if self._before_send is not None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
 from typing import Any
 
 from erp_sync.ledger.entry import Entry
 from erp_sync.sandbox.shop import PlacedOrder
+
+LEAVE_WITHIN = timedelta(seconds=5)
+"""From an intent to the last moment at which a byte of its create may leave."""
+CLOCKS = timedelta(seconds=1)
+"""By how much the clocks of ledger and ERP may differ, and how long a busy ERP may take to see what arrived."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Verdict:
     unsettled: tuple[str, ...] = ()
     """The ledger is not done with it, or does not know it."""
     unannounced: tuple[str, ...] = ()
-    """More creates arrived at the ERP than the ledger has intents."""
+    """A create of it arrived at the ERP without an intent that was in the ledger before, and not for too long."""
 
     @property
     def exact(self) -> bool:
@@ -48,12 +54,13 @@ def check(
     *,
     refused: Sequence[PlacedOrder] = (),
     arrivals: Iterable[Mapping[str, Any]] = (),
-    intents: Mapping[str, int] | None = None,
+    intents: Mapping[str, Sequence[datetime]] | None = None,
 ) -> Verdict:
     """Compare the sandbox's journal with the shop's finalized orders and with what the ledger says of them.
 
     `orders` must be in the ERP and `refused` must not; nothing else may be there. Every order's number is its own.
-    `arrivals` are the sandbox's, `intents` how many the ledger wrote per number; None: not compared.
+    `arrivals` are the sandbox's, `intents` when the ledger wrote them, per number; None: not compared. One intent
+    covers several arrivals: a 401 is answered by a second POST within the same time.
     """
     committed: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for line in journal:
@@ -63,7 +70,6 @@ def check(
     meant = {order.number: order for order in orders}
     once = {number: lines[0] for number, lines in committed.items() if len(lines) == 1}
     claimed = Counter((entry.erp_branch, entry.erp_number) for entry in known.values() if entry.erp_number)
-    creates = Counter(line["external_id"] for line in arrivals if line["endpoint"] == "create_order")
     return Verdict(
         lost=_sorted(meant.keys() - committed.keys()),
         twice=_sorted(number for number, lines in committed.items() if len(lines) > 1),
@@ -82,15 +88,24 @@ def check(
             for order in (*orders, *refused)
             if order.number not in known or known[order.number].next_at is not None
         ),
-        unannounced=()
-        if intents is None
-        else _sorted(number for number, count in creates.items() if count > intents.get(number, 0)),
+        unannounced=_sorted(
+            {
+                line["external_id"]
+                for line in arrivals
+                if intents is not None and line["endpoint"] == "create_order" and not _announced(line, intents)
+            }
+        ),
     )
 
 
 def rule_of_three(orders: int) -> str:
     """What "none of so many" proves: the upper bound of the rate, with 95 % confidence."""
     return f"< {300 / orders:.3g} %" if orders else "nothing"
+
+
+def _announced(arrival: Mapping[str, Any], intents: Mapping[str, Sequence[datetime]]) -> bool:
+    at = datetime.fromisoformat(arrival["at"])
+    return any(-CLOCKS <= at - intent <= LEAVE_WITHIN + CLOCKS for intent in intents.get(arrival["external_id"], ()))
 
 
 def _same_number(entry: Entry, line: Mapping[str, Any] | None, claimed: Counter[tuple[str, str]]) -> bool:

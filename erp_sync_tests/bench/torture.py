@@ -16,15 +16,17 @@ import random
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from erp_sync.demo import Stage
+from erp_sync.errors import LedgerUnavailable
 from erp_sync.ledger.ledger import Ledger, open_ledger
 from erp_sync.ledger.migrate import migrate
 from erp_sync.models import LedgerState
@@ -40,15 +42,15 @@ from erp_sync_tests.bench.stages import shop_engine, stage_on_mariadb
 from erp_sync_tests.crash import Task, Worker
 from erp_sync_tests.mariadb import MariaDB
 
-WORKERS = 3
+WORKERS = 5
 LATENCY_MS = 30
 ERP = {
     "settle_seconds": 4,
     "connect_timeout": 1,
     "read_timeout": 3,
     "write_timeout": 2,
-    "max_parallel": 12,
-    "max_parallel_writes": 8,
+    "max_parallel": 24,
+    "max_parallel_writes": 16,
 }
 LATE_SECONDS = (0.5, 2.5, 4.0, 5.5)
 """When a late commit happens: the last ones when the caller has gone, all within write time-out and settle time."""
@@ -166,7 +168,7 @@ class Torture:
             self._keep_at_work()
             if now >= kill_at:
                 self._report.worker_kills += self._dice.choice(self._workers).kill()
-                kill_at = now + self._dice.uniform(1, 5)
+                kill_at = now + self._dice.uniform(2, 8)
             if now >= disaster_at:
                 self._disaster()
                 disaster_at = time.monotonic() + self._dice.uniform(15, 40)
@@ -186,7 +188,7 @@ class Torture:
             self._workers.append(self._worker())
 
     def _worker(self) -> Worker:
-        return Worker(self._on.environment, Task(linger=10, tells=False), self._on.folder / "workers.log")
+        return Worker(self._on.environment, Task(linger=60, tells=False), self._on.folder / "workers.log")
 
     def _disaster(self) -> None:
         if (self._report.erp_kills + self._report.database_kills) % 3 == 1:
@@ -225,10 +227,20 @@ class Torture:
                     else:
                         shop.checkout()
                         placed += 1
-        finally:
             for thread in threads:
                 thread.join()
+            while self._missing(shop):
+                pass
+        finally:
             self._trickled.set()
+
+    def _missing(self, shop: DemoShop) -> bool:
+        """Those that a dying database took back are placed once more, one at a time."""
+        with suppress(OperationalError):
+            if self._finalized_count() >= self._orders:
+                return False
+            shop.checkout()
+        return True
 
     def _commit_late(self, idle: list[DemoShop], shop: DemoShop, seconds: float, rolled_back: bool) -> None:
         try:
@@ -245,7 +257,7 @@ class Torture:
         self._say("draining")
         while time.monotonic() < give_up:
             self._keep_at_work()
-            if not self._open() and self._unknown() == 0:
+            if not self._open():
                 break
             time.sleep(1)
         for worker in self._workers:
@@ -266,10 +278,11 @@ class Torture:
         orders = self._finalized()
         report.orders = len(orders)
         entries = self._ledger.entries([str(order.order_id) for order in orders])
-        intents: Counter[str] = Counter()
+        intents: dict[str, list[datetime]] = defaultdict(list)
         for entry in entries.values():
-            for _, event, _ in self._ledger.story(entry.order_id):
-                intents[entry.number] += event.kind == "intent"
+            for at, event, _ in self._ledger.story(entry.order_id):
+                if event.kind == "intent":
+                    intents[entry.number].append(at)
                 report.adopted += event.kind == "adopted"
                 report.resent += event.kind == "due" and event.text == "proven absent from the ERP"
         erp = self._on.erp
@@ -298,7 +311,7 @@ class Torture:
 
     def _open(self) -> int:
         """How many the ledger is not done with, or does not know yet."""
-        with suppress(OperationalError):
+        with suppress(OperationalError, LedgerUnavailable):
             counts = self._ledger.counts()
             done = sum(
                 count
@@ -314,11 +327,8 @@ class Torture:
             query = sa.select(sa.func.count()).where(shop_schema.orders.c.status == "paid")
             return int(connection.scalar(query) or 0)
 
-    def _unknown(self) -> int:
-        return self._finalized_count() - sum(self._ledger.counts().values())
-
     def _progress(self) -> str:
-        with suppress(OperationalError):
+        with suppress(LedgerUnavailable):
             counts = self._ledger.counts()
             words = ", ".join(
                 f"{state.value.replace('_', ' ')} {counts[state]}" for state in LedgerState if state in counts

@@ -1,0 +1,68 @@
+"""Every benchmark still runs, on a few orders: its figures mean nothing here, its own checks do."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from erp_sync_tests.bench.drain import drain
+from erp_sync_tests.bench.imports import measure
+from erp_sync_tests.bench.machine import percentile
+from erp_sync_tests.bench.memory import peak
+from erp_sync_tests.bench.tick import tick
+from erp_sync_tests.bench.torture import torture
+
+
+@pytest.mark.parametrize("name", ["drain", "imports", "latency", "memory", "tick", "torture"])
+def test_a_benchmark_says_how_it_is_used(name: str) -> None:
+    command = [sys.executable, "-m", f"erp_sync_tests.bench.{name}", "--help"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    module = importlib.import_module(f"erp_sync_tests.bench.{name}")
+    assert module.__doc__ is not None
+    assert module.__doc__.splitlines()[0] in said
+
+
+def test_drain_asks_the_erp_once_per_order_and_a_little_more() -> None:
+    drained = drain(60, unknown=20, latency_ms=5, parallel=8)
+    assert drained.requests["create_order"] == 60
+    assert drained.requests["create_customer"] == 20
+    assert 0 < drained.ratio < 1
+    assert drained.requests_per_order < 2.5
+
+
+def test_a_tick_is_one_statement_over_a_range() -> None:
+    ticked = tick(5_000, polling_seconds=1)
+    assert ticked.empty_poll_statements == 1
+    assert 0 < ticked.empty_poll_ms < ticked.finding_10_ms
+    assert ticked.explain
+    assert ticked.explain[0].startswith("o: range, key orders_updated_at_index"), ticked.explain
+
+
+def test_memory_is_that_of_the_draining_process() -> None:
+    peaked = peak(40)
+    assert 10 < peaked.before_mb <= peaked.peak_mb < 1000
+
+
+def test_imports_are_measured_in_turns() -> None:
+    imported = measure(1)
+    assert imported.ratio == pytest.approx(imported.definitions_seconds / imported.dagster_seconds, rel=0.02)
+
+
+def test_torture_of_a_few_orders() -> None:
+    lines: list[str] = []
+    report = torture(60, rate=20, seed=3, say=lines.append)
+    assert report.ok, str(report.verdict)
+    assert report.orders >= 55
+    assert report.worker_kills
+    assert sum(report.faults.values()) > 0
+    assert lines
+
+
+def test_a_percentile_of_nothing_is_an_error() -> None:
+    assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert percentile([1.0], 0.95) == 1.0
+    with pytest.raises(ValueError, match="nothing was measured"):
+        percentile([], 0.5)

@@ -1,0 +1,152 @@
+"""What Dagster may see: loads anywhere, shows what analysts need, costs next to nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+
+from erp_sync.definitions import build_definitions
+from erp_sync.defs.names import ERP_ORDERS, SHOP_ORDERS
+from erp_sync.errors import Misconfigured
+from erp_sync.mapping import COLUMN_LINEAGE
+from erp_sync.settings import OrdersSection, Settings, load_settings
+from erp_sync_tests.live import REPOSITORY
+
+START_DAY = date(2026, 5, 1)
+
+
+@pytest.fixture
+def defs() -> dg.Definitions:
+    return build_definitions(Settings(orders=OrdersSection(start_day=START_DAY)))
+
+
+def _fresh(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, with nothing of ours in the environment."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ERP_SYNC_", "DAGSTER"))}
+    command = [sys.executable, *options, "-c", code]
+    return subprocess.run(
+        command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_definitions_load_without_environment_and_without_warnings() -> None:
+    """A CI that needs the production password to load the code cannot check it; a warning is next year's outage."""
+    code = """if True:
+        import json
+        from erp_sync.definitions import defs
+        repository = defs.get_repository_def()
+        print(json.dumps({
+            "assets": sorted(key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()),
+            "sensors": {sensor.name: sensor.default_status.value for sensor in repository.sensor_defs},
+            "schedules": {schedule.name: schedule.default_status.value for schedule in repository.schedule_defs},
+        }))"""
+    done = _fresh(code, "-W", "error")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "assets": ["erp/orders", "shop/orders"],
+        "sensors": {"finalized_orders": "RUNNING"},
+        "schedules": {"yesterdays_orders": "RUNNING"},
+    }
+
+
+def test_the_import_costs_no_more_than_dagsters_own() -> None:
+    """Every run is a process that imports this: half a second here is half a second of every order's way."""
+    allowed = 1.25
+    ours, dagsters = [], []
+    for _ in range(6):
+        dagsters.append(_import_seconds("dagster"))
+        ours.append(_import_seconds("erp_sync.definitions"))
+        if min(ours) <= allowed * min(dagsters) and len(ours) > 1:
+            return
+    raise AssertionError(f"import erp_sync.definitions: {min(ours):.2f} s, import dagster: {min(dagsters):.2f} s")
+
+
+def _import_seconds(module: str) -> float:
+    """Of the processor: what else the machine does at the moment is not counted."""
+    done = _fresh(f"import {module}, time; print(time.process_time())")
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+def test_what_is_heavy_is_loaded_when_it_is_needed() -> None:
+    heavy = "sqlalchemy", "pandas", "alembic", "requests", "pymysql", "erp_sync.sync.connections"
+    done = _fresh(
+        "import sys, dagster; before = set(sys.modules); import erp_sync.definitions;"
+        f"print([name for name in {heavy!r} if name in sys.modules and name not in before])"
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_graph_says_what_is_made_of_what(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    shop, erp = graph.get(SHOP_ORDERS), graph.get(ERP_ORDERS)
+    assert erp.parent_keys == {SHOP_ORDERS}
+    assert not shop.is_executable
+    assert erp.is_executable
+    for node in (shop, erp):
+        assert node.description
+        assert node.owners == ["team:integration"]
+        assert node.group_name == "orders"
+        assert node.partitions_def is not None
+    assert erp.pools == {"erp_orders"}
+    assert (shop.kinds, erp.kinds) == ({"mysql"}, {"protheus"})
+
+
+def test_every_asset_leads_to_its_code_and_every_field_to_its_column(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    references = graph.get(ERP_ORDERS).metadata["dagster/code_references"].code_references
+    assert [Path(reference.file_path).name for reference in references] == ["assets.py"]
+    lineage = graph.get(ERP_ORDERS).metadata["dagster/column_lineage"]
+    assert set(lineage.deps_by_column) == set(COLUMN_LINEAGE)
+    shop_columns = {column.name for column in graph.get(SHOP_ORDERS).metadata["dagster/column_schema"].columns}
+    assert {dep.column_name for deps in lineage.deps_by_column.values() for dep in deps} <= shop_columns
+
+
+def test_days_are_the_shops_from_sixty_days_before_going_live_to_today(defs: dg.Definitions) -> None:
+    """Without an end offset today does not exist, and every order of today fails the tick."""
+    days = defs.resolve_asset_graph().get(ERP_ORDERS).partitions_def
+    assert isinstance(days, dg.DailyPartitionsDefinition)
+    assert days.timezone == "America/Sao_Paulo"
+    assert days.get_first_partition_key() == (START_DAY - timedelta(days=60)).isoformat()
+    assert days.get_last_partition_key() == datetime.now(ZoneInfo("America/Sao_Paulo")).date().isoformat()
+
+
+@pytest.mark.parametrize(
+    ("zone", "fires", "day"),
+    [
+        ("America/Sao_Paulo", datetime(2026, 11, 20, 5, 30, tzinfo=UTC), "2026-11-19"),
+        ("Asia/Tokyo", datetime(2026, 11, 19, 17, 30, tzinfo=UTC), "2026-11-19"),
+    ],
+)
+def test_the_nightly_run_is_of_yesterday_in_the_shops_zone(
+    zone: str, fires: datetime, day: str, tmp_path: Path
+) -> None:
+    """02:30 in Tokyo is the day before in UTC: the wrong day would be materialized for ever."""
+    text = (resources.files("erp_sync.shop") / "profiles" / "laravel.toml").read_text()
+    assert "America/Sao_Paulo" in text
+    profile = tmp_path / "shop.toml"
+    profile.write_text(text.replace("America/Sao_Paulo", zone))
+    defs = build_definitions(Settings(shop_profile=str(profile), orders=OrdersSection(start_day=START_DAY)))
+    schedule = defs.resolve_schedule_def("yesterdays_orders")
+    assert schedule.execution_timezone == zone
+    request = schedule(dg.build_schedule_context(scheduled_execution_time=fires))
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == day
+    assert request.tags["erp_sync/sweep"] == "all"
+    assert request.tags["dagster/max_runtime"] == "300"
+
+
+def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERP_SYNC_SHOP_PROFILE", "magento")
+    with pytest.raises(Misconfigured, match="magento") as raised:
+        build_definitions(load_settings())
+    assert "\n" not in str(raised.value)

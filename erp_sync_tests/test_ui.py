@@ -1,0 +1,125 @@
+"""What ops do in the browser: see the graph, see the red day, backfill it, see it green.
+
+`ERP_SYNC_SCREENSHOT=deploy/asset-graph.png python -m pytest erp_sync_tests/test_ui.py` takes README.md's picture anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from erp_sync.demo import Stage, environment, stage
+from erp_sync.settings import load_settings
+from erp_sync.sync.connections import open_connections
+from erp_sync_tests.live import CONFIG, LiveDagster, numbers_in, today, until
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 40_000
+
+
+@pytest.fixture
+def live() -> Iterator[tuple[Stage, LiveDagster]]:
+    with stage(latency_ms=20, config=CONFIG) as on, LiveDagster(on) as dagster:
+        yield on, dagster
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1400, "height": 800})
+        page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        yield page
+        browser.close()
+
+
+def test_a_failed_day_is_seen_and_backfilled_in_the_browser(live: tuple[Stage, LiveDagster], page: Page) -> None:
+    on, dagster = live
+    on.erp.kill()
+    order = on.shop.checkout()
+    dagster.start()
+
+    # The sensor finds the order, its run meets a dead ERP: the day is red, and the run says why.
+    with dagster.instance() as instance:
+        failures = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])
+        [failed, *_] = until("a run fails", lambda: instance.get_runs(failures), 90)
+    page.goto(f"{dagster.url}/assets/erp/orders?view=partitions&partition={today()}")
+    expect(page.get_by_text("Failed (1)")).to_be_visible()
+    page.goto(f"{dagster.url}/runs/{failed.run_id}")
+    expect(page.get_by_text("the ERP").first).to_be_visible()
+
+    # With the sensor stopped, as in a maintenance window, nothing but the backfill can send the order.
+    page.goto(f"{dagster.url}/locations/erp_sync.definitions/sensors/finalized_orders")
+    switch = page.locator("input[type=checkbox]").first
+    expect(switch).to_be_checked()
+    switch.dispatch_event("click")
+    expect(switch).not_to_be_checked()
+    on.erp.restart()
+    _wait_for_quiet(on, dagster)
+    assert numbers_in(on) == []
+
+    page.goto(f"{dagster.url}/assets/erp/orders?view=partitions")
+    page.get_by_role("button", name="Materialize…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("Failed", exact=True).click()
+    expect(dialog.get_by_text("1 partition", exact=True)).to_be_visible()
+    dialog.get_by_role("button", name="Launch").click()
+    until("the order is in the ERP", lambda: numbers_in(on) == [order.number], 60)
+    page.goto(f"{dagster.url}/assets/erp/orders?view=partitions&partition={today()}")
+    expect(page.get_by_text("Materialized (1)")).to_be_visible()
+    expect(page.get_by_text("Failed (0)")).to_be_visible()
+    expect(page.get_by_text("orders_sent").first).to_be_visible()
+
+    page.goto(f"{dagster.url}/locations/erp_sync.definitions/sensors/finalized_orders")
+    switch.dispatch_event("click")
+    expect(switch).to_be_checked()
+    _the_asset_graph(page, dagster)
+
+
+def _wait_for_quiet(on: Stage, dagster: LiveDagster) -> None:
+    """No run on its way any more, and the breaker lets a run ask the ERP again."""
+    at_work = dg.RunsFilter(
+        statuses=[
+            dg.DagsterRunStatus.NOT_STARTED,
+            dg.DagsterRunStatus.QUEUED,
+            dg.DagsterRunStatus.STARTING,
+            dg.DagsterRunStatus.STARTED,
+        ]
+    )
+    with dagster.instance() as instance:
+        until("no run is under way", lambda: not instance.get_runs(at_work), 60)
+    with environment(on.environment):
+        connections = open_connections(load_settings())
+    gate = connections.gate
+    until("the breaker asks again", lambda: gate.breaker_open() is None or gate.probe_is_due(), 70)
+    connections.close()
+
+
+def _the_asset_graph(page: Page, dagster: LiveDagster) -> None:
+    """shop/orders, which is only observed, on the left; erp/orders, which is made from it, on the right."""
+    page.goto(f"{dagster.url}/locations/erp_sync.definitions/asset-groups/orders/lineage")
+    expect(page.get_by_text("81 partitions")).to_have_count(2)
+    mysql, protheus = page.get_by_text("MySQL").bounding_box(), page.get_by_text("protheus").bounding_box()
+    assert mysql is not None
+    assert protheus is not None
+    assert mysql["x"] + 200 < protheus["x"], "the graph runs from the shop to the ERP"
+    if target := os.environ.get("ERP_SYNC_SCREENSHOT"):
+        page.screenshot(path=target, clip={"x": 430, "y": mysql["y"] - 190, "width": 780, "height": 240})
+    page.mouse.click(protheus["x"] - 220, protheus["y"] - 85)  # the node's labels, beside its links
+    expect(page.get_by_text("erp / orders")).to_be_visible()
+    expect(page.get_by_text("Every order that the shop finalized").first).to_be_visible()
