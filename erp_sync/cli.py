@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from erp_sync.ledger.entry import Entry
     from erp_sync.ledger.ledger import Ledger
     from erp_sync.sync.connections import Connections
-    from erp_sync.sync.orders import OrdersResult
+    from erp_sync.sync.results import OrdersResult
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")
 
@@ -129,7 +130,7 @@ def run_orders(day: datetime | None, numbers: Sequence[str], sweep: bool, as_jso
 
     Without --day and --number: everything since orders.start_day.
     """
-    from erp_sync.sync.orders import Window
+    from erp_sync.sync.pipeline import Window
 
     connections = _connections()
     connections.erp.probe()
@@ -137,8 +138,13 @@ def run_orders(day: datetime | None, numbers: Sequence[str], sweep: bool, as_jso
     if numbers:
         _known(numbers, flow.look_for(numbers))
     window = Window(days=[day.date()] if day else None, numbers=numbers or None)
-    everything = not (day or numbers)
-    _finish(_with_progress(lambda progress: flow.run(window, sweep=sweep or everything, progress=progress)), as_json)
+    sweep = sweep or not (day or numbers)
+    _finish(
+        _with_progress(
+            lambda progress: flow.run(window, budget=math.inf, sweep=sweep or everything, progress=progress)
+        ),
+        as_json,
+    )
 
 
 @cli.command()
@@ -146,11 +152,13 @@ def run_orders(day: datetime | None, numbers: Sequence[str], sweep: bool, as_jso
 @JSON
 def retry(numbers: Sequence[str], as_json: bool) -> None:
     """Try refused, invalid or cancelled orders again, now. An order that the ERP has is never created again."""
-    from erp_sync.sync.orders import Window
+    from erp_sync.sync.pipeline import Window
 
     flow = _connections().orders_flow()
     _known(numbers, flow.retry(numbers))
-    _finish(_with_progress(lambda progress: flow.run(Window(numbers=numbers), progress=progress)), as_json)
+    _finish(
+        _with_progress(lambda progress: flow.run(Window(numbers=numbers), budget=math.inf, progress=progress)), as_json
+    )
 
 
 @cli.command()

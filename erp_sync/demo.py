@@ -29,7 +29,7 @@ from erp_sync.sandbox.config import Fault, SandboxConfig, Switches
 from erp_sync.sandbox.shop import BAD_KINDS, ODD_KINDS, DemoShop, PlacedOrder, catalogue, create_schema
 from erp_sync.settings import load_settings
 from erp_sync.sync.connections import Connections, open_connections
-from erp_sync.sync.orders import Window
+from erp_sync.sync.pipeline import Window
 from erp_sync.sync.watch import OrdersWatch
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from erp_sync.ledger.gate import LedgerGate
 from erp_sync.ledger.ledger import open_ledger
 from erp_sync.settings import load_settings
 from erp_sync.sync.connections import Connections, open_connections
-from erp_sync.sync.orders import EVERYTHING, OrdersFlow, Window
+from erp_sync.sync.orders import OrdersFlow
+from erp_sync.sync.pipeline import EVERYTHING, Window
 
 LEDGER_WRITES = frozenset({"add", "change", "change_customer", "claim_mark", "set_mark", "remember_early"})
 ERP_READS = frozenset({"find_orders", "read_orders", "find_customers", "customer"})

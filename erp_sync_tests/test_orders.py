@@ -20,7 +20,8 @@ from erp_sync.sandbox.config import Fault
 from erp_sync.sandbox.shop import BAD_KINDS, ODD_KINDS, PlacedOrder
 from erp_sync.settings import load_settings
 from erp_sync.sync.connections import Connections, open_connections
-from erp_sync.sync.orders import OrdersResult, Window
+from erp_sync.sync.pipeline import Window
+from erp_sync.sync.results import OrdersResult
 from erp_sync_tests.conftest import FreshDatabase
 
 CONFIG = f"""\
@@ -134,7 +135,7 @@ def test_each_lie_of_a_create_gets_its_order_once(work: Work) -> None:
 
 
 def test_each_lie_of_a_customers_create_gets_its_orders_once(work: Work) -> None:
-    kinds = ("commit_then_drop", "commit_then_500", "success_not_written", "html_502", "drop_before")
+    kinds: list[Any] = ["commit_then_drop", "commit_then_500", "success_not_written", "html_502", "drop_before"]
     work.on.erp.set_faults(*(Fault(kind=kind, endpoint="create_customer", times=1) for kind in kinds))
     orders = [work.on.shop.place_odd_order("guest") for _ in range(8)]
     work.run_until_settled(60)

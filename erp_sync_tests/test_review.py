@@ -17,7 +17,8 @@ from erp_sync.mapping import customer_key
 from erp_sync.models import CreatedOrder, LedgerState, Problem
 from erp_sync.sandbox.config import Fault
 from erp_sync.sync.customers import Match
-from erp_sync.sync.orders import OrdersResult, _Drain
+from erp_sync.sync.pipeline import Pipeline
+from erp_sync.sync.results import OrdersResult
 from erp_sync.sync.sending import LONGEST_WAIT
 from erp_sync_tests.test_orders import Work, work
 from erp_sync_tests.test_sending import CODE, EXPECTED, NOW, Erp, Memory, sender
@@ -55,17 +56,17 @@ class _Blocked:
 
     def __init__(self, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
         self.flow = work.connections.orders_flow()
-        match = self.flow._customers.match
+        match = self.flow._tools.customers.match
 
         def last_is_blocked(customers: Any) -> dict[str, Match]:
             batch = list(customers)
             missing = [customer for customer in batch if customer_key(customer) not in match(batch)]
             for customer in missing:
-                self.flow._customers.create(customer, work.connections.ledger.now())
+                self.flow._tools.customers.create(customer, work.connections.ledger.now())
             problem = Problem("customer", "x", "is blocked")
             return {**match(batch), customer_key(batch[-1]): Match(problem=problem)}
 
-        monkeypatch.setattr(self.flow._customers, "match", last_is_blocked)
+        monkeypatch.setattr(self.flow._tools.customers, "match", last_is_blocked)
 
 
 def test_an_order_whose_customer_is_blocked_waits_until_somebody_changes_something(
@@ -92,13 +93,13 @@ def test_a_ledger_that_is_away_for_a_moment_does_not_keep_a_pass_busy_for_ever(
         time.sleep(1)
         raise LedgerUnavailable("away")
 
-    monkeypatch.setattr(flow._sender, "settle", away)
+    monkeypatch.setattr(flow._tools.sender, "settle", away)
     results: list[OrdersResult] = []
     passing = threading.Thread(target=lambda: results.append(flow.run()), daemon=True)
     passing.start()
     passing.join(8)
     if passing.is_alive():
-        monkeypatch.setattr(_Drain, "_collect", away)  # or it would go on beside all other tests
+        monkeypatch.setattr(Pipeline, "_collect", away)  # or it would go on beside all other tests
     assert [type(result.failure) for result in results] == [LedgerUnavailable]
     sent = [order for order in orders if work.entry(order).state is LedgerState.SENT]
     assert sent

@@ -17,7 +17,7 @@ from erp_sync.sync.watch import HEARTBEAT_SECONDS
 
 if TYPE_CHECKING:
     from erp_sync.sync.connections import Connections
-    from erp_sync.sync.orders import OrdersResult
+    from erp_sync.sync.results import OrdersResult
 
 DAYS_PER_RUN = 7
 """A range run that fails marks none of its days as done."""
@@ -75,7 +75,7 @@ def erp_orders(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
 
 
 def _send(context: dg.AssetExecutionContext, connections: "Connections", days: Sequence[date]) -> "OrdersResult":
-    from erp_sync.sync.orders import Window
+    from erp_sync.sync.pipeline import Window
 
     tags = context.run.tags
     with connections.ledger.heartbeat(context.run.run_id, "orders", days, every=HEARTBEAT_SECONDS):

@@ -117,6 +117,10 @@ class Finder:
         self._take(heads, found, sweeping=False)
         return found
 
+    def problems(self, order: Order) -> tuple[Problem, ...]:
+        """What keeps the order out of every partition or without an id, whoever asks for it."""
+        return self._first_sight(order.number, order.ordered_at, order.business_day, self._shop_now() + CLOCK_SLACK)
+
     def _window(self, width: timedelta, found: Found) -> None:
         since = self._shop_now() - width
         after = None
@@ -235,8 +239,7 @@ class Finder:
             return payload_hash(order) != entry.payload_hash
         if any(problem.field == _FINALIZED for problem in entry.problems):
             return False
-        latest = self._shop_now() + CLOCK_SLACK
-        return not self._first_sight(order.number, order.ordered_at, order.business_day, latest) and (
+        return not self.problems(order) and (
             entry.external_id is not None or not self._ledger.number_taken(order.number)
         )
 

@@ -33,6 +33,8 @@ class Drained:
     ideal: float
     ratio: float
     """Of the ideal."""
+    ratio_with_own_requests: float
+    """Of the ideal for everything that was asked: look-ups and read-backs share the parallel calls."""
     requests: dict[str, int]
     requests_per_order: float
     cpu_ms_per_order: dict[str, float]
@@ -62,6 +64,7 @@ def drain(orders: int, *, unknown: int, latency_ms: float, parallel: int) -> Dra
         assert result.failure is None, result.failure
         assert connections.ledger.counts() == {LedgerState.SENT: orders}
         assert state["orders"] == orders
+        connections.gate.close()
         requests = {name: count - before.get(name, 0) for name, count in state["requests"].items()}
     ideal = orders / ((orders + unknown) * latency_ms / 1000 / parallel)
     return Drained(
@@ -71,6 +74,7 @@ def drain(orders: int, *, unknown: int, latency_ms: float, parallel: int) -> Dra
         orders_per_second=round(orders / seconds, 1),
         ideal=round(ideal, 1),
         ratio=round(orders / seconds / ideal, 3),
+        ratio_with_own_requests=round(sum(requests.values()) * latency_ms / 1000 / parallel / seconds, 3),
         requests=requests,
         requests_per_order=round(sum(requests.values()) / orders, 3),
         cpu_ms_per_order=cpu,

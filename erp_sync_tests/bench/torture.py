@@ -35,7 +35,7 @@ from erp_sync.sandbox.config import Endpoint, Fault, FaultKind
 from erp_sync.sandbox.shop import DemoShop, PlacedOrder
 from erp_sync.settings import load_settings
 from erp_sync.sync.connections import open_connections
-from erp_sync.sync.orders import Window
+from erp_sync.sync.pipeline import Window
 from erp_sync_tests.bench.checker import Verdict, check, rule_of_three
 from erp_sync_tests.bench.machine import machine
 from erp_sync_tests.bench.stages import shop_engine, stage_on_mariadb
