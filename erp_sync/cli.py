@@ -139,12 +139,7 @@ def run_orders(day: datetime | None, numbers: Sequence[str], sweep: bool, as_jso
         _known(numbers, flow.look_for(numbers))
     window = Window(days=[day.date()] if day else None, numbers=numbers or None)
     sweep = sweep or not (day or numbers)
-    _finish(
-        _with_progress(
-            lambda progress: flow.run(window, budget=math.inf, sweep=sweep or everything, progress=progress)
-        ),
-        as_json,
-    )
+    _finish(_with_progress(lambda show: flow.run(window, sweep=sweep, budget=math.inf, progress=show)), as_json)
 
 
 @cli.command()
@@ -156,9 +151,8 @@ def retry(numbers: Sequence[str], as_json: bool) -> None:
 
     flow = _connections().orders_flow()
     _known(numbers, flow.retry(numbers))
-    _finish(
-        _with_progress(lambda progress: flow.run(Window(numbers=numbers), budget=math.inf, progress=progress)), as_json
-    )
+    window = Window(numbers=numbers)
+    _finish(_with_progress(lambda show: flow.run(window, budget=math.inf, progress=show)), as_json)
 
 
 @cli.command()
