@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from erp_sync.errors import ErpSyncError, ErpUnavailable, LedgerUnavailable, Misconfigured, ShopUnavailable
+from erp_sync.errors import ErpSyncError, Misconfigured
 
 if TYPE_CHECKING:
     from erp_sync.ledger.entry import Entry
@@ -43,17 +43,8 @@ def main() -> None:
         click.echo(f"erp-sync: {error}", err=True)
         sys.exit(2)
     except ErpSyncError as error:
-        setting = next((name for kind, name in _ADDRESSES.items() if isinstance(error, kind)), "")
-        advice = f" ({setting}); what is due is sent when it is back" if setting else ""
-        click.echo(f"erp-sync: {error}{advice}", err=True)
+        click.echo(f"erp-sync: {error.in_full()}", err=True)
         sys.exit(1)
-
-
-_ADDRESSES = {
-    ShopUnavailable: "ERP_SYNC_SHOP_URL",
-    LedgerUnavailable: "ERP_SYNC_LEDGER_URL",
-    ErpUnavailable: "ERP_SYNC_ERP_URL",
-}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -20,7 +20,9 @@ from erp_sync.models import Problem
 
 
 class ErpSyncError(Exception):
-    pass
+    def in_full(self) -> str:
+        """The message as a person needs it who sees nothing else: with the setting that says where to look."""
+        return str(self)
 
 
 class Misconfigured(ErpSyncError):
@@ -28,18 +30,24 @@ class Misconfigured(ErpSyncError):
 
 
 class Unavailable(ErpSyncError):
-    pass
+    setting = ""
+    """Which setting holds the address of what is away."""
+
+    def in_full(self) -> str:
+        return f"{self} ({self.setting}); what is due is sent when it is back"
 
 
 class ShopUnavailable(Unavailable):
-    pass
+    setting = "ERP_SYNC_SHOP_URL"
 
 
 class LedgerUnavailable(Unavailable):
-    pass
+    setting = "ERP_SYNC_LEDGER_URL"
 
 
 class ErpUnavailable(Unavailable):
+    setting = "ERP_SYNC_ERP_URL"
+
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after

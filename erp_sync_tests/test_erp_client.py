@@ -20,7 +20,15 @@ from erp_sync.erp import transport
 from erp_sync.erp.answers import Answer
 from erp_sync.erp.client import ErpClient
 from erp_sync.erp.gate import OpenGate
-from erp_sync.errors import ErpSyncError, ErpUnavailable, InDoubt, LedgerUnavailable, Misconfigured, Refused
+from erp_sync.errors import (
+    BreakerOpen,
+    ErpSyncError,
+    ErpUnavailable,
+    InDoubt,
+    LedgerUnavailable,
+    Misconfigured,
+    Refused,
+)
 from erp_sync.settings import Settings
 from erp_sync_tests.certificates import Authority
 from erp_sync_tests.scripted_erp import TOKEN, Request, Script, ScriptedErp, answer, hang_up, reset, response
@@ -230,6 +238,81 @@ def test_no_byte_leaves_after_the_deadline() -> None:
         time.sleep(0.1)
         assert erp.requests == []
         assert create(client) == "000123"
+
+
+class SlowGate(CountingGate):
+    """Tells when its slot is taken, and how many are held; `wait` seconds pass before one is free."""
+
+    def __init__(self, steps: list[str]) -> None:
+        super().__init__()
+        self.steps = steps
+        self.wait = 0.0
+        self.held = 0
+
+    @contextmanager
+    def call(self, flow: str, *, write: bool) -> Iterator[None]:
+        if write:
+            time.sleep(self.wait)
+            self.steps.append("slot")
+        self.held += 1
+        try:
+            yield
+        finally:
+            self.held -= 1
+
+
+def test_a_write_takes_its_slot_after_its_intent_only_while_the_erp_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    gate = SlowGate(steps)
+
+    def intent() -> float:
+        steps.append("intent")
+        return soon()
+
+    with ScriptedErp(answer(201, {"pedido": "000123"})) as erp:
+        client = client_of(erp.root, gate=gate)
+        create(client, intent)
+        create(client, intent)
+        assert steps == ["slot", "intent", "intent", "slot"]
+        monkeypatch.setattr("erp_sync.erp.client._QUICK_MILLISECONDS", 0.0)
+        create(client, intent)
+        create(client, intent)
+    assert steps[4:] == ["intent", "slot", "slot", "intent"]
+    assert gate.held == 0
+
+
+def test_no_byte_leaves_when_the_slot_came_after_the_deadline() -> None:
+    gate = SlowGate([])
+    with ScriptedErp(answer(201, {"pedido": "000123"})) as erp:
+        client = client_of(erp.root, gate=gate)
+        create(client)
+        gate.wait = 0.2
+        with pytest.raises(ErpUnavailable, match="nothing was sent"):
+            create(client, lambda: time.monotonic() + 0.1)
+        time.sleep(0.1)
+        assert len(erp.requests) == 1
+        assert gate.held == 0
+
+
+def test_a_breaker_that_opens_after_the_intent_lets_nothing_leave() -> None:
+    class Shut(CountingGate):
+        open = False
+
+        @contextmanager
+        def call(self, flow: str, *, write: bool) -> Iterator[None]:
+            if self.open and write:
+                raise BreakerOpen("open")
+            yield
+
+    gate = Shut()
+    with ScriptedErp(answer(201, {"pedido": "000123"})) as erp:
+        client = client_of(erp.root, gate=gate)
+        create(client)
+        gate.open = True
+        with pytest.raises(BreakerOpen):
+            create(client)
+        time.sleep(0.1)
+        assert len(erp.requests) == 1
 
 
 def test_the_intent_is_made_on_an_open_connection_and_its_error_is_passed_on() -> None:

@@ -69,7 +69,7 @@ def erp_orders(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
         except ErpSyncError as error:
             failure = error
         # The cause alone, in one line: a stack trace of ours tells operators nothing.
-        raise dg.Failure(description=str(failure), metadata={"cause": type(failure).__name__})
+        raise dg.Failure(description=failure.in_full(), metadata={"cause": type(failure).__name__})
 
     return orders
 

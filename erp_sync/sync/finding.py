@@ -33,6 +33,8 @@ DAY = timedelta(days=1)
 DAY_EVERY = timedelta(minutes=5)
 PAGE = 500
 CHUNK = 2000
+KNOWN = 5_000
+"""Heads that a process remembers, so that an empty look does not ask the ledger: more than minutes bring."""
 EARLY_DAYS = timedelta(days=60)
 """Orders placed this long before `start_day` still have a partition, when they are finalized after it."""
 CLOCK_SLACK = timedelta(minutes=10)
@@ -148,7 +150,7 @@ class Finder:
         self._add([head for head in fresh if head.order_id not in entries], found, sweeping)
         self._reopen([entry for entry in entries.values() if _may_change(entry)], fresh, found)
         if not sweeping:
-            if len(self._known) > 50_000:
+            if len(self._known) > KNOWN:
                 self._known.clear()
             self._known.update((head.order_id, head) for head in fresh)
 

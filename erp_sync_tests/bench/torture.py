@@ -261,7 +261,7 @@ class Torture:
                 break
             time.sleep(1)
         for worker in self._workers:
-            worker.wait(300)
+            worker.kill()  # everything is settled: they only linger
         self._workers.clear()
 
     def _retry_the_parked(self) -> None:
