@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -43,10 +44,11 @@ _forked.set_forkserver_preload([__name__, "alembic.command", "sqlalchemy.dialect
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker does. `kill_at`: the step it dies at; 0: it lives. `ahead`: seconds by which its ledger's clock is
+    """What a worker does. `kill_at`: it dies when it reaches the step of that name for the so-many-th time; None:
+    it lives. `ahead`: seconds by which its ledger's clock is
     ahead, so that the leases and settle times of a dead worker are over; it grows until nothing waits any more."""
 
-    kill_at: int = 0
+    kill_at: tuple[str, int] | None = None
     ahead: float = 0.0
     days: tuple[date, ...] | None = None
     linger: float = 0.0
@@ -102,8 +104,9 @@ class Worker:
 class _Steps:
     """Counts, tells, and kills this process at the step it was told."""
 
-    def __init__(self, kill_at: int, tell: Connection) -> None:
-        self._reached = 0
+    def __init__(self, kill_at: tuple[str, int] | None, tell: Connection) -> None:
+        self._reached: Counter[str] = Counter()
+        self._dying = False
         self._kill_at = kill_at
         self._tell = tell
         self._lock = threading.Lock()
@@ -120,11 +123,12 @@ class _Steps:
                 threading.Thread(target=_die_after, args=(seconds,), daemon=True).start()
 
     def _count(self, name: str) -> bool:
-        if 0 < self._kill_at <= self._reached:
+        if self._dying:
             return False
-        self._reached += 1
+        self._reached[name] += 1
         self._tell.send_bytes(name.encode())
-        return self._reached == self._kill_at
+        self._dying = (name, self._reached[name]) == self._kill_at
+        return self._dying
 
 
 def _die_after(seconds: float) -> None:

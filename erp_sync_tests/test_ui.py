@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 import dagster as dg
 import pytest
@@ -73,12 +74,8 @@ def test_a_failed_day_is_seen_and_backfilled_in_the_browser(live: tuple[Stage, L
     _wait_for_quiet(on, dagster)
     assert numbers_in(on) == []
 
-    page.goto(f"{dagster.url}/assets/erp/orders?view=partitions")
-    page.get_by_role("button", name="Materialize…").click()
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_text("Failed", exact=True).click()
-    expect(dialog.get_by_text("1 partition", exact=True)).to_be_visible()
-    dialog.get_by_role("button", name="Launch").click()
+    until("the failed day is chosen", lambda: _choose_the_failed_day(page, dagster), 90)
+    page.get_by_role("dialog").get_by_role("button", name="Launch").click()
     until("the order is in the ERP", lambda: numbers_in(on) == [order.number], 60)
     page.goto(f"{dagster.url}/assets/erp/orders?view=partitions&partition={today()}")
     expect(page.get_by_text("Materialized (1)")).to_be_visible()
@@ -89,6 +86,18 @@ def test_a_failed_day_is_seen_and_backfilled_in_the_browser(live: tuple[Stage, L
     switch.dispatch_event("click")
     expect(switch).to_be_checked()
     _the_asset_graph(page, dagster)
+
+
+def _choose_the_failed_day(page: Page, dagster: LiveDagster) -> bool:
+    """The dialog knows which days failed only some time after it opens; what is chosen before that is nothing."""
+    page.goto(f"{dagster.url}/assets/erp/orders?view=partitions")
+    page.get_by_role("button", name="Materialize…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("Failed", exact=True).click()
+    chosen = dialog.get_by_text("1 partition", exact=True)
+    with suppress(AssertionError):
+        expect(chosen).to_be_visible(timeout=5_000)
+    return chosen.is_visible()
 
 
 def _wait_for_quiet(on: Stage, dagster: LiveDagster) -> None:
