@@ -311,23 +311,25 @@ def run_until_interrupted(*, faults: bool, seed: int, port: int) -> None:
         home.mkdir()
         shutil.copy(_instance_file(), home / "dagster.yaml")
         connections = open_connections(load_settings())
-        with _dagster(home, port):
+        with _dagster(home, port) as dagster:
             console.print(f"Dagster's UI: http://127.0.0.1:{port}/assets/erp/orders")
             console.print(f"the sandbox ERP: {on.erp.root_url}")
             ledger_url = shlex.quote(on.environment["ERP_SYNC_LEDGER_URL"])
             console.print(f"what became of each: ERP_SYNC_LEDGER_URL={ledger_url} erp-sync orders", soft_wrap=True)
             console.print("an order every few seconds; Ctrl-C ends everything\n")
             try:
-                _orders_arrive(on.shop, connections, console)
+                _orders_arrive(on.shop, connections, dagster, console)
             except KeyboardInterrupt:
                 console.print("\nending; nothing is left behind")
 
 
-def _orders_arrive(shop: DemoShop, connections: Connections, console: Any) -> None:
+def _orders_arrive(
+    shop: DemoShop, connections: Connections, dagster: list[subprocess.Popen[bytes]], console: Any
+) -> None:
     placed: dict[str, float] = {}
     waits: list[float] = []
     next_order = next_line = time.monotonic()
-    while True:
+    while all(process.poll() is None for process in dagster):
         now = time.monotonic()
         if now >= next_order:
             kinds = list(BAD_KINDS) if len(placed) % 15 == 14 else []
@@ -350,10 +352,11 @@ def _orders_arrive(shop: DemoShop, connections: Connections, console: Any) -> No
             )
             console.print(f"finalized {len(placed)}; ledger: {words or 'nothing yet'}; shop to ERP, median {middle}")
         time.sleep(0.2)
+    raise Misconfigured("Dagster's web server or daemon has ended by itself: start the demo again")
 
 
 @contextmanager
-def _dagster(home: Path, port: int) -> Iterator[None]:
+def _dagster(home: Path, port: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Web server and daemon as an installation runs them, in process groups of their own."""
     environment = {**os.environ, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     binaries = Path(sys.executable).parent
@@ -363,13 +366,16 @@ def _dagster(home: Path, port: int) -> Iterator[None]:
         [str(binaries / "dagster-daemon"), "run", *module],
     ]
     with (home / "dagster.log").open("wb") as log:
+        # Web server and daemon would both create the instance's tables at their first start, and one would fail.
+        migrate = [str(binaries / "dagster"), "instance", "migrate"]
+        subprocess.run(migrate, env=environment, cwd=home, stdout=log, stderr=log, check=True)  # noqa: S603
         running = [
             subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=log, start_new_session=True)  # noqa: S603
             for command in commands
         ]
         try:
             _wait_for(port, running, home)
-            yield
+            yield running
         finally:
             _end(running)
 

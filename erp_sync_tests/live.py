@@ -164,12 +164,15 @@ class LiveDagster:
         self.home = dagster_home(on.folder)
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._environment = {**os.environ, **on.environment, "DAGSTER_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        self.environment = {**os.environ, **on.environment, "DAGSTER_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *, web: bool = True) -> None:
         """Returns when the daemon runs, and the web server answers."""
         module = ["-m", "erp_sync.definitions"]
+        # Daemon and web server would both create the instance's tables at their first start, and one would fail.
+        migrate = [str(Path(sys.executable).parent / "dagster"), "instance", "migrate"]
+        subprocess.run(migrate, env=self.environment, cwd=self.home, check=True, capture_output=True, timeout=60)
         self._run("dagster-daemon", "run", *module)
         if web:
             self._run("dagster-webserver", "-h", "127.0.0.1", "-p", str(self.port), *module)
@@ -178,9 +181,7 @@ class LiveDagster:
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(Path(sys.executable).parent / program), *arguments]
         with (self.home / "dagster.log").open("ab") as log:
-            self._started.append(
-                subprocess.Popen(command, env=self._environment, cwd=self.home, stdout=log, stderr=log)
-            )
+            self._started.append(subprocess.Popen(command, env=self.environment, cwd=self.home, stdout=log, stderr=log))
 
     def _answers(self) -> bool:
         try:

@@ -58,25 +58,6 @@ def test_definitions_load_without_environment_and_without_warnings() -> None:
     }
 
 
-def test_the_import_costs_no_more_than_dagsters_own() -> None:
-    """Every run is a process that imports this: half a second here is half a second of every order's way."""
-    allowed = 1.25
-    ours, dagsters = [], []
-    for _ in range(6):
-        dagsters.append(_import_seconds("dagster"))
-        ours.append(_import_seconds("erp_sync.definitions"))
-        if min(ours) <= allowed * min(dagsters) and len(ours) > 1:
-            return
-    raise AssertionError(f"import erp_sync.definitions: {min(ours):.2f} s, import dagster: {min(dagsters):.2f} s")
-
-
-def _import_seconds(module: str) -> float:
-    """Of the processor: what else the machine does at the moment is not counted."""
-    done = _fresh(f"import {module}, time; print(time.process_time())")
-    assert done.returncode == 0, done.stderr
-    return float(done.stdout)
-
-
 def test_what_is_heavy_is_loaded_when_it_is_needed() -> None:
     heavy = "sqlalchemy", "pandas", "alembic", "requests", "pymysql", "erp_sync.sync.connections"
     done = _fresh(
