@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sqlite3
 import ssl
 import threading
 import time
@@ -166,7 +167,7 @@ def _sqlite(address: URL, **options: Any) -> Engine:
     @event.listens_for(engine, "connect")
     def _session(connection: Any, _record: object) -> None:
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
+        _switch_to_wal(connection)
         # FULL: an intent survives a power cut. In WAL mode NORMAL may lose the last transactions.
         connection.execute("PRAGMA synchronous = FULL")
 
@@ -177,6 +178,19 @@ def _sqlite(address: URL, **options: Any) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _switch_to_wal(connection: Any) -> None:
+    """SQLite's own patience with locks does not cover the switch, which several first connections may make at once."""
+    give_up = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() >= give_up:
+                raise
+            time.sleep(0.02)
 
 
 def _mysql(address: URL, **options: Any) -> Engine:
