@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from erp_sync.sandbox.background import SandboxErp, start_in_background
+from erp_sync.sandbox.check_digits import is_tax_id
 from erp_sync.sandbox.config import Fault, SandboxConfig, Switches
-from erp_sync.sandbox.customers import is_tax_id
 from erp_sync.sandbox.dictionary import Dictionary, next_code
 from erp_sync.sandbox.store import Store
 from erp_sync.sandbox.where import Comparison, WhereError, parse_where

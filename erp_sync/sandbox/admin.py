@@ -2,7 +2,8 @@
 
     GET    /sandbox/state                        counts of orders, customers, requests, answers and fired faults
     GET    /sandbox/journal?after=0&limit=10000  what was committed, by seq
-    GET    /sandbox/arrivals?after=0&limit=10000 every create that arrived, by seq, with its external id or A1_CGC
+    GET    /sandbox/arrivals?after=0&limit=10000 every create and cancellation that arrived, by seq, with its external
+                                                 id or A1_CGC
     GET    /sandbox/switches                     PATCH changes those named
     GET    /sandbox/faults                       PUT replaces them, POST adds to them, DELETE ends them
     POST   /sandbox/products                     a list of SKUs, or of {code, name, unit, warehouse, price, blocked}
@@ -10,12 +11,31 @@
     POST   /sandbox/conditions, /carriers        a list of codes
     PATCH  /sandbox/products/{code}              {blocked}
     PATCH  /sandbox/customers/{code}/{store}     {blocked}
-    PATCH  /sandbox/orders/{branch}/{number}     {items: {"01": {quantity, price}}, removed: ["02"]}
-    DELETE /sandbox/orders/{branch}/{number}
+    GET    /sandbox/orders?after=0&limit=200     live and deleted orders, by record: {record, branch, number,
+                                                 external_id, deleted, C5_ fields of its status, items: [{C6_ fields,
+                                                 releases: [{C9_ fields}]}], invoices: [{series, doc, key, total,
+                                                 delivered}]}
+    GET    /sandbox/orders/{branch}/{number}     the same of one order
+    PATCH  /sandbox/orders/{branch}/{number}     {items: {"01": {quantity, price}}, removed: ["02"], rule: C5_BLQ,
+                                                 tracking: C5_RASTR}
+    DELETE /sandbox/orders/{branch}/{number}     with its releases; 409 while it has an invoice
+    POST   /sandbox/orders/{branch}/{number}/restore
+    POST   /sandbox/orders/{branch}/{number}/release   {credit: C9_BLCRED, stock: C9_BLEST, items: ["01"] or null for
+                                                 all, quantity: {"01": 1} or null for all that no release holds}
+    PATCH  /sandbox/orders/{branch}/{number}/releases  {credit, stock, items}: the codes of what is not invoiced
+    DELETE /sandbox/orders/{branch}/{number}/releases  takes back what is not invoiced
+    POST   /sandbox/orders/{branch}/{number}/residue   {items}: gives up their open quantity
+    POST   /sandbox/orders/{branch}/{number}/invoice   {items: {"01": 2} or null for all that is open, key: true, false
+                                                 or a text, series: "1", release: true}; answers {doc, serie, chvnfe,
+                                                 valor}
+    POST   /sandbox/invoices/{branch}/{series}/{doc}/key      {key}; null: a valid one
+    POST   /sandbox/invoices/{branch}/{series}/{doc}/deliver  {on: "YYYYMMDD", at: "HH:MM", in: ["f2_dtentr", "gfe"]}
+    DELETE /sandbox/invoices/{branch}/{series}/{doc}   the invoice is cancelled
     POST   /sandbox/tokens/expire                {refresh_too}
     POST   /sandbox/clock                        {advance_seconds}; answers the ERP's time
 
-What is wrong with a request is answered as {"error": ...}.
+What is wrong with a request is answered as {"error": ...}: 404 where a thing is not there, 409 where its state does not
+allow it, 422 where the request makes no sense.
 """
 
 from __future__ import annotations
@@ -31,6 +51,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from erp_sync.sandbox.admin_orders import AdminRoute, OrderAdmin
 from erp_sync.sandbox.config import Fault, Switches
 from erp_sync.sandbox.refusals import Refusal
 from erp_sync.sandbox.service import Service
@@ -56,16 +77,6 @@ class Blocking(_Body):
     blocked: bool
 
 
-class ItemChange(_Body):
-    quantity: _Amount | None = None
-    price: _Amount | None = None
-
-
-class OrderChange(_Body):
-    items: dict[str, ItemChange] = {}
-    removed: set[str] = set()
-
-
 class Expiry(_Body):
     refresh_too: bool = False
 
@@ -79,7 +90,7 @@ class Admin:
         self._service = service
 
     def routes(self) -> list[Route]:
-        table: Sequence[tuple[str, str, Callable[[Request], Awaitable[Any]]]] = (
+        table: Sequence[AdminRoute] = (
             ("GET", "/state", self.state),
             ("GET", "/journal", self.journal),
             ("GET", "/arrivals", self.arrivals),
@@ -95,8 +106,8 @@ class Admin:
             ("POST", "/carriers", self.add_carriers),
             ("PATCH", "/products/{code:path}", self.block_product),
             ("PATCH", "/customers/{code}/{store}", self.block_customer),
-            ("PATCH", "/orders/{branch}/{number}", self.change_order),
-            ("DELETE", "/orders/{branch}/{number}", self.delete_order),
+            ("GET", "/orders", self.orders),
+            *OrderAdmin(self._service).routes(),
             ("POST", "/tokens/expire", self.expire_tokens),
             ("POST", "/clock", self.advance_clock),
         )
@@ -118,6 +129,9 @@ class Admin:
 
     async def arrivals(self, request: Request) -> list[dict[str, Any]]:
         return self._service.store.arrivals(_number(request, "after", 0), _number(request, "limit", 10_000))
+
+    async def orders(self, request: Request) -> list[dict[str, Any]]:
+        return self._service.views.page(_number(request, "after", 0), _number(request, "limit", 200))
 
     async def switches(self, _request: Request) -> dict[str, Any]:
         return self._service.switches.model_dump(mode="json")
@@ -179,14 +193,6 @@ class Admin:
         blocking = Blocking.model_validate_json(await request.body())
         path = request.path_params
         self._service.customers.block(path["code"], path["store"], blocked=blocking.blocked)
-
-    async def change_order(self, request: Request) -> None:
-        change = OrderChange.model_validate_json(await request.body())
-        items = {name: (item.quantity, item.price) for name, item in change.items.items()}
-        self._service.orders.change(request.path_params["branch"], request.path_params["number"], items, change.removed)
-
-    async def delete_order(self, request: Request) -> None:
-        self._service.orders.delete(request.path_params["branch"], request.path_params["number"])
 
     async def expire_tokens(self, request: Request) -> None:
         expiry = Expiry.model_validate_json(await request.body() or b"{}")

@@ -18,6 +18,14 @@ from erp_sync.sandbox.config import Fault, SandboxConfig
 _START_SECONDS = 30
 
 
+class AdminRefusal(RuntimeError):
+    """The admin side said no: 404 it is not there, 409 its state does not allow it, 422 the request makes no sense."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 class SandboxErp:
     """A running sandbox ERP. It ends with `stop`, with its context, or with the process that started it."""
 
@@ -69,11 +77,11 @@ class SandboxErp:
         return self.config.tenant
 
     def admin(self, method: str, path: str, payload: object = None) -> Any:
-        """A call of the admin side, such as `admin("GET", "/state")`. RuntimeError with its words if it refuses."""
+        """A call of the admin side, such as `admin("GET", "/state")`. AdminRefusal with its words if it refuses."""
         body = None if payload is None else json.dumps(payload)
         response = self._session.request(method, f"{self.admin_url}{path}", data=body, timeout=60)
         if response.status_code != requests.codes.ok:
-            raise RuntimeError(f"{method} {path}: {response.status_code} {response.text[:500]}")
+            raise AdminRefusal(f"{method} {path}: {response.status_code} {response.text[:500]}", response.status_code)
         return response.json()
 
     def journal(self, after: int = 0) -> list[dict[str, Any]]:
@@ -81,7 +89,7 @@ class SandboxErp:
         return self._log("/journal", after)
 
     def arrivals(self, after: int = 0) -> list[dict[str, Any]]:
-        """All creates that arrived after this seq."""
+        """All creates and cancellations that arrived after this seq."""
         return self._log("/arrivals", after)
 
     def _log(self, path: str, after: int) -> list[dict[str, Any]]:

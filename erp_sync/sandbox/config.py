@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-Endpoint = Literal["token", "read", "create_order", "create_customer"]
+from erp_sync.sandbox.check_digits import is_tax_id
+
+Endpoint = Literal["token", "read", "create_order", "create_customer", "cancel_order"]
 FaultKind = Literal[
     "drop_before",
     "commit_then_drop",
@@ -24,11 +26,16 @@ FaultKind = Literal[
     "unauthorized",
     "slow",
     "cp1252",
+    "rows_missing",
+    "other_branch_rows",
 ]
 ErrorShape = Literal["E1", "E2", "E3", "E4", "E5", "E6", "E7"]
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 
+_WRITES = {"create_order", "create_customer", "cancel_order"}
 _WRITES_ONLY = {"commit_then_drop", "commit_then_500", "commit_late", "success_not_written"}
+_READS_ONLY = {"rows_missing", "other_branch_rows"}
+_USUAL_CNPJ = "11222333000181"
 
 
 class Fault(BaseModel):
@@ -36,10 +43,14 @@ class Fault(BaseModel):
 
     `drop_before`: the connection is reset, nothing was done. `commit_then_drop`, `commit_then_500`: written, then the
     connection is reset or an error answered. `commit_late`: written only `seconds` after the call arrived, whether the
-    client still waits or not. `success_not_written`: the answer says created, nothing was. `error_in_200`: status 200,
-    an error inside, nothing written. `http_503_licence`, `http_503_busy`, `html_502`: nothing done. `lock_then_error`:
-    500 after `seconds`, nothing done. `unauthorized`: the token dies with this call. `slow`: a good answer, `seconds`
-    later. `cp1252`: a good answer in the bytes of CP1252 under a charset-less content type.
+    client still waits or not. `success_not_written`: the answer says created or cancelled, nothing was. `error_in_200`:
+    status 200, an error inside, nothing written. `http_503_licence`, `http_503_busy`, `html_502`: nothing done.
+    `lock_then_error`: 500 after `seconds`, nothing done. `unauthorized`: the token dies with this call. `slow`: a good
+    answer, `seconds` later. `cp1252`: a good answer in the bytes of CP1252 under a charset-less content type.
+
+    Of reads: `rows_missing`: a good answer without the rows of the order whose number is `matching` (any field that
+    ends in _NUM or _PEDIDO, asked for or not). `other_branch_rows`: a good answer, and at its end its first row again
+    under another branch; an answer without any field of a branch stays as it is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,15 +68,21 @@ class Fault(BaseModel):
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         if self.endpoint in ("token", "read") and self.kind in _WRITES_ONLY:
-            raise ValueError(f"kind {self.kind}: only create_order and create_customer write; choose one of them")
+            raise ValueError(f"kind {self.kind}: only {', '.join(sorted(_WRITES))} write; choose one of them")
+        if self.endpoint not in (None, "read") and self.kind in _READS_ONLY:
+            raise ValueError(f"kind {self.kind}: strikes reads; choose the endpoint read")
+        if self.kind == "rows_missing" and not self.matching:
+            raise ValueError("kind rows_missing: needs matching, the number of the order whose rows are left out")
         if self.kind == "commit_late" and not self.seconds:
             raise ValueError("kind commit_late: needs seconds, how long after its arrival the call is committed")
         return self
 
     def applies_to(self, endpoint: Endpoint) -> bool:
-        if self.endpoint is None:
-            return endpoint in ("create_order", "create_customer") or self.kind not in _WRITES_ONLY
-        return self.endpoint == endpoint
+        if self.endpoint is not None:
+            return self.endpoint == endpoint
+        if self.kind in _READS_ONLY:
+            return endpoint == "read"
+        return endpoint in _WRITES or self.kind not in _WRITES_ONLY
 
 
 class Switches(BaseModel):
@@ -140,6 +157,24 @@ class Switches(BaseModel):
     legacy_tax_ids: bool = False
     """An A1_CGC with letters is refused (13)."""
 
+    part_invoice_fills_header: bool = True
+    """C5_NOTA and C5_SERIE hold the last invoice from the first part invoice on (6.4). Off: once all is invoiced."""
+    closed_flag: Literal["E", "S"] = "E"
+    """C5_LIBEROK of an order that is invoiced in full (6.3)."""
+    cancelled_invoice_reopens: Literal["released", "open"] = "released"
+    """Where an order goes whose invoice is cancelled (15, doubt 5)."""
+    residue_flag: Literal["S", "E"] = "S"
+    """C5_LIBEROK of an order whose residue was eliminated (15, doubt 4)."""
+    residue_keeps_invoice: bool = False
+    """C5_NOTA of such an order, where part was invoiced, is its last invoice (15, doubt 4). Off: nine X."""
+    gfe_legs: Annotated[int, Field(ge=1, le=99)] = 1
+    """GWU rows of an invoice that is written: each a leg of its way to the customer."""
+    cancel_refusal: Literal["ttalk", "legacy_400", "legacy_500"] = "ttalk"
+    """What a refused cancellation answers: 409 and a TTALK error whatever `error_shape` says, or a legacy fault with
+    the automatic routine's log (7)."""
+    no_cancel_route: bool = False
+    """The customer's service has no cancellation: 404, as for any unknown route."""
+
 
 class SandboxConfig(BaseModel):
     """What is fixed at the start of a sandbox ERP."""
@@ -157,6 +192,8 @@ class SandboxConfig(BaseModel):
 
     company: str = "01"
     branches: Annotated[tuple[str, ...], Field(min_length=1)] = ("0101", "0102")
+    cnpjs: dict[str, Annotated[str, Field(pattern=r"^[0-9A-Z]{14}$")]] = {}
+    """A branch's CNPJ, which its invoices' keys hold. A branch that is not here has 11222333000181."""
     user: str = "svc.loja"
     password: SecretStr = Field(default_factory=lambda: SecretStr(secrets.token_urlsafe(12)))
     token_seconds: Annotated[int, Field(ge=1)] = 3600
@@ -175,10 +212,26 @@ class SandboxConfig(BaseModel):
     database: Path | None = None
     """Where its memory and journal are kept, so that they survive a kill. None: in memory only."""
     seed: int = 1
-    """Of the faults' dice."""
+    """Of the faults' dice and the invoices' keys."""
     keep_alive_seconds: Annotated[int, Field(ge=1)] = 60
     switches: Switches = Switches()
     faults: tuple[Fault, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_cnpjs(self) -> Self:
+        for branch, cnpj in self.cnpjs.items():
+            if branch not in self.branches:
+                raise ValueError(f"cnpjs: there is no branch {branch!r}; correct its name")
+            if not is_tax_id(cnpj):
+                raise ValueError(f"cnpjs: {cnpj} of branch {branch!r} has wrong check digits")
+        return self
+
+    def branch_named(self, text: str) -> str | None:
+        """The branch as it is spelled in the ERP, found without its trailing blanks. None: there is no such branch."""
+        return next((branch for branch in self.branches if branch.rstrip() == text.rstrip()), None)
+
+    def cnpj(self, branch: str) -> str:
+        return self.cnpjs.get(branch, _USUAL_CNPJ)
 
     @property
     def tenant(self) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from erp_sync.sandbox.check_digits import is_tax_id
 from erp_sync.sandbox.clock import Clock
 from erp_sync.sandbox.config import SandboxConfig, Switches
 from erp_sync.sandbox.fields import Fields
@@ -127,22 +127,3 @@ class Customers:
         with self._store.transaction():
             self._store.insert("SA1", [values])
             self._store.write_journal(entry)
-
-
-def is_tax_id(text: str) -> bool:
-    """CPF, or CNPJ with or without letters, by its check digits: a character counts its ASCII code less 48 (13)."""
-    if re.fullmatch(r"[0-9]{11}", text):
-        highest = 11
-    elif re.fullmatch(r"[0-9A-Z]{12}[0-9]{2}", text):
-        highest = 9
-    else:
-        return False
-    if len(set(text)) == 1:
-        return False
-    return all(_check_digit(text[:end], highest) == text[end] for end in (len(text) - 2, len(text) - 1))
-
-
-def _check_digit(text: str, highest_weight: int) -> str:
-    span = highest_weight - 1
-    rest = sum((ord(character) - 48) * (2 + place % span) for place, character in enumerate(reversed(text))) % 11
-    return "0" if rest < 2 else str(11 - rest)

@@ -1,4 +1,7 @@
-"""The ERP's data dictionary: tables, fields, widths (contracts/protheus-rest.md, 5.4, 6.2, 8.2 and 9.2)."""
+"""The ERP's data dictionary: tables, fields, widths (contracts/protheus-rest.md, 5.4, 6.2, 8.2 and 9.2).
+
+GW1 and GWU are the freight module's documents and their legs (6.4, delivered).
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,8 @@ _SB1 = "FILIAL C2 COD C15 DESC C30 TIPO C2 UM C2 LOCPAD C2 PRV1 N12,2 MSBLQL C1"
 _SB2 = """
 FILIAL C2 COD C15 LOCAL C2 QATU N12,2 RESERVA N12,2 QPEDVEN N12,2 QEMP N12,2 QACLASS N12,2 QEMPSA N12,2 QEMPPRJ N12,2
 QEMPPRE N12,2 QTNP N12,2 QNPT N12,2 SALPEDI N12,2"""
+_GW1 = "FILIAL C2 CDTPDC C5 EMISDC C14 SERDC C3 NRDC C16 SIT C1"
+_GWU = "FILIAL C2 CDTPDC C5 EMISDC C14 SERDC C3 NRDC C16 SEQ C2 DTENT D8 HRENT C5 CDTRP C14"
 _SE4 = "FILIAL C2 CODIGO C3 DESCRI C15 MSBLQL C1"
 _SA4 = "FILIAL C2 COD C6 NOME C40 MSBLQL C1"
 
@@ -48,6 +53,8 @@ _TABLES = {
     "SA1": ("A1", _SA1, ("FILIAL", "COD", "LOJA")),
     "SB1": ("B1", _SB1, ("FILIAL", "COD")),
     "SB2": ("B2", _SB2, ("FILIAL", "COD", "LOCAL")),
+    "GW1": ("GW1", _GW1, ("FILIAL", "CDTPDC", "EMISDC", "SERDC", "NRDC")),
+    "GWU": ("GWU", _GWU, ("FILIAL", "CDTPDC", "EMISDC", "SERDC", "NRDC", "SEQ")),
     "SE4": ("E4", _SE4, ("FILIAL", "CODIGO")),
     "SA4": ("A4", _SA4, ("FILIAL", "COD")),
 }

@@ -79,7 +79,7 @@ class Fields:
             raise self.refusal("TIPO", "Tipo de dado inválido para o campo", column.name)
         text = value.encode("cp1252", "replace").decode("cp1252").rstrip(" ")
         if column.kind == "D":
-            if text and not _is_date(text):
+            if text and not is_date(text):
                 raise self.refusal("DATA", "Data inválida", column.name)
             return text
         if len(text) > column.width:
@@ -101,7 +101,8 @@ class Fields:
         return float(number)
 
 
-def _is_date(text: str) -> bool:
+def is_date(text: str) -> bool:
+    """YYYYMMDD, of a day that there is."""
     if not re.fullmatch(r"[0-9]{8}", text):
         return False
     try:

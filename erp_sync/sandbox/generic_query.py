@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from erp_sync.sandbox.config import Switches
@@ -28,12 +28,19 @@ _SHAPES: dict[str, dict[bool, Any]] = {
 }
 
 
-def run_generic_query(store: Store, switches: Switches, parameters: Mapping[str, str], branch: str) -> dict[str, Any]:
-    """The answer's body. Raises Refusal (500) for whatever the database would not run."""
+def run_generic_query(
+    store: Store, switches: Switches, parameters: Mapping[str, str], branch: str, *, without: str = ""
+) -> dict[str, Any]:
+    """The answer's body. `without`: the number of an order whose rows are not seen. Raises Refusal (500) for whatever
+    the database would not run."""
     if "fromqry" in parameters:
         raise _sql_error("FromQry is not available")
     query = _Query(store.dictionary, parameters)
     conditions, bound = query.filters(branch, switches)
+    if without:
+        numbers = query.numbers()
+        conditions.extend(f"+{column.table}.{column.name} <> ?" for column in numbers)
+        bound.extend(without.rstrip(" ") for _ in numbers)
     page = _count(parameters, "page", 1)
     size = min(_count(parameters, "pagesize", _DEFAULT_PAGE_SIZE), _MAX_PAGE_SIZE)
     source = f"FROM {', '.join(table.alias for table in query.tables)} WHERE {' AND '.join(conditions)}"
@@ -63,6 +70,16 @@ def run_generic_query(store: Store, switches: Switches, parameters: Mapping[str,
         "protectedDataFields": protected,
         "nivelFields": levels,
     }
+
+
+def add_other_branch_row(answer: dict[str, Any], branches: Sequence[str]) -> None:
+    """At its end, its first row again under another branch. Nothing where no field of a branch was asked for."""
+    rows = answer["items"]
+    names = [name for name in (rows[0] if rows else ()) if name.upper().endswith("_FILIAL")]
+    if names:
+        own = rows[0][names[0]]
+        other = next((branch for branch in branches if branch.rstrip() != own.rstrip()), "Z" * len(branches[0]))
+        rows.append({**rows[0], **dict.fromkeys(names, other.ljust(len(own)))})
 
 
 class _Query:
@@ -100,6 +117,15 @@ class _Query:
             conditions.append(condition)
             bound.extend(values)
         return conditions, bound
+
+    def numbers(self) -> list[Column]:
+        """The columns that hold an order's number."""
+        return [
+            column
+            for table in self.tables
+            for column in table.columns.values()
+            if column.name.endswith(("_NUM", "_PEDIDO"))
+        ]
 
     def order(self, page: int, *, unstable: bool) -> str:
         """Without `order`, the first table's first index. Where rows of equal rank follow in no promised order

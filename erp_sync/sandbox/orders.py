@@ -10,8 +10,9 @@ from typing import Any
 from erp_sync.sandbox.clock import Clock
 from erp_sync.sandbox.config import SandboxConfig, Switches
 from erp_sync.sandbox.fields import Fields
+from erp_sync.sandbox.order_rows import OrderTables
 from erp_sync.sandbox.refusals import Refusal, log_of_routine
-from erp_sync.sandbox.store import JournalEntry, Row, Store, Value, money
+from erp_sync.sandbox.store import Store, Value
 
 _CENT = Decimal("0.01")
 _READ_ONLY = frozenset(
@@ -42,13 +43,14 @@ class PlacedOrder:
 
 
 class Orders:
-    def __init__(self, store: Store, config: SandboxConfig, clock: Clock) -> None:
+    def __init__(self, store: Store, tables: OrderTables, config: SandboxConfig, clock: Clock) -> None:
         self._store = store
+        self._tables = tables
         self._config = config
         self._clock = clock
         self._field = config.external_id_field
-        tables = store.dictionary.tables
-        self._header, self._items = tables["SC5"], tables["SC6"]
+        dictionary = store.dictionary.tables
+        self._header, self._items = dictionary["SC5"], dictionary["SC6"]
         self._settable_header = frozenset(self._header.columns) - _READ_ONLY
         self._settable_item = frozenset(self._items.columns) - _READ_ONLY
 
@@ -105,40 +107,8 @@ class Orders:
             self._store.insert(
                 "SC6", [{**self._from_product(item), **_filled(item.values), **common} for item in items]
             )
-            self._journal("order", branch, number, self.subject(sent))
+            self._tables.journal("order", branch, number, external_id=self.subject(sent))
         return placed
-
-    def delete(self, branch: str, number: str) -> None:
-        """A user of the ERP deletes the order: its rows are marked, and vanish from reads (Q25)."""
-        header = self._live(branch, number)
-        with self._store.transaction():
-            self._journal("order_deleted", branch, number, header[self._field])
-            for item in self._store.rows("SC6", C6_FILIAL=branch, C6_NUM=number):
-                self._store.delete("SC6", item["R_E_C_N_O_"])
-            self._store.delete("SC5", header["R_E_C_N_O_"])
-
-    def change(
-        self, branch: str, number: str, items: Mapping[str, tuple[Decimal | None, Decimal | None]], removed: set[str]
-    ) -> None:
-        """A user of the ERP changes quantity and price of items (None: as it is) or removes some, without any notice
-        (Q29)."""
-        header = self._live(branch, number)
-        rows = {row["C6_ITEM"]: row for row in self._store.rows("SC6", C6_FILIAL=branch, C6_NUM=number)}
-        missing = (set(items) | removed) - set(rows)
-        if missing:
-            raise Refusal(f"o pedido {number} não tem o item {min(missing)}", status=404)
-        with self._store.transaction():
-            for name, (quantity, price) in items.items():
-                row = rows[name]
-                sold = money(row["C6_QTDVEN"]) if quantity is None else quantity
-                each = money(row["C6_PRCVEN"]) if price is None else price
-                value = (sold * each).quantize(_CENT, ROUND_HALF_UP)
-                self._store.update(
-                    "SC6", row["R_E_C_N_O_"], C6_QTDVEN=float(sold), C6_PRCVEN=float(each), C6_VALOR=float(value)
-                )
-            for name in removed:
-                self._store.delete("SC6", rows[name]["R_E_C_N_O_"])
-            self._journal("order_changed", branch, number, header[self._field])
 
     def _checked(self, sent: Mapping[str, Any], switches: Switches) -> tuple[Fields, list[Fields]]:
         at = self._clock.local()
@@ -234,20 +204,6 @@ class Orders:
             "C6_UM": product["B1_UM"],
             "C6_DESCRI": product["B1_DESC"],
         }
-
-    def _live(self, branch: str, number: str) -> Row:
-        header = self._store.find("SC5", C5_NUM=number, C5_FILIAL=branch)
-        if header is None:
-            raise Refusal(f"não há pedido {number} na filial {branch}", status=404)
-        return header
-
-    def _journal(self, kind: str, branch: str, number: str, external_id: str) -> None:
-        header = self._live(branch, number)
-        total, lines = self._store.order_total(branch, number)
-        customer = f"{header['C5_CLIENTE']}/{header['C5_LOJACLI']}"
-        self._store.write_journal(
-            JournalEntry(kind, branch, number, external_id, header[self._field], customer, total, lines)
-        )
 
 
 def _filled(values: Mapping[str, Value]) -> dict[str, Value]:

@@ -23,13 +23,22 @@ _JSON = "application/json"
 
 
 class Refusal(Exception):
-    """A call that the ERP understood and does not carry out. `status` None: that of the switches."""
+    """A call that the ERP understood and does not carry out. `status` and `shape` None: those of the switches."""
 
-    def __init__(self, text: str, *, status: int | None = None, code: int | None = None, log: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int | None = None,
+        code: int | str | None = None,
+        shape: ErrorShape | None = None,
+        log: bool = False,
+    ) -> None:
         super().__init__(text)
         self.text = text
         self.status = status
         self.code = code
+        self.shape = shape
         self.log = log
         """The text is the automatic routine's log, which is CP1252 (Q13)."""
 
@@ -57,7 +66,7 @@ def log_of_routine(
 def refused(refusal: Refusal, switches: Switches, *, cp1252: bool = False) -> Response:
     status = refusal.status or switches.error_status
     text = "" if switches.empty_error_text and refusal.log else refusal.text
-    return error_response(status, text, switches, code=refusal.code, cp1252=cp1252 or refusal.log)
+    return error_response(status, text, switches, code=refusal.code, shape=refusal.shape, cp1252=cp1252 or refusal.log)
 
 
 def error_response(
@@ -65,7 +74,7 @@ def error_response(
     text: str,
     switches: Switches,
     *,
-    code: int | None = None,
+    code: int | str | None = None,
     shape: ErrorShape | None = None,
     cp1252: bool = False,
 ) -> Response:

@@ -13,14 +13,16 @@ from typing import cast
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from erp_sync.sandbox.admin import Admin
 from erp_sync.sandbox.config import SandboxConfig
 from erp_sync.sandbox.connections import Connections
+from erp_sync.sandbox.dated import Dated
 from erp_sync.sandbox.refusals import error_response
-from erp_sync.sandbox.service import Service
+from erp_sync.sandbox.service import NO_ROUTE, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,13 @@ def create_app(config: SandboxConfig) -> Starlette:
     service = Service(config)
 
     async def unknown(_request: Request, error: Exception) -> Response:
-        return error_response(cast("HTTPException", error).status_code, "Recurso não encontrado", service.switches)
+        return error_response(cast("HTTPException", error).status_code, NO_ROUTE, service.switches)
 
-    app = Starlette(routes=[*service.routes(), *Admin(service).routes()], exception_handlers={HTTPException: unknown})
+    app = Starlette(
+        routes=[*service.routes(), *Admin(service).routes()],
+        middleware=[Middleware(Dated, clock=service.clock)],
+        exception_handlers={HTTPException: unknown},
+    )
     app.state.connections = Connections()
     app.state.service = service
     return app
@@ -76,6 +82,7 @@ def run(
             log_level="warning",
             proxy_headers=False,
             server_header=False,
+            date_header=False,
             timeout_keep_alive=config.keep_alive_seconds,
             timeout_graceful_shutdown=1,
         ),

@@ -16,13 +16,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from erp_sync.sandbox.cancelling import Cancelling
 from erp_sync.sandbox.clock import Clock
 from erp_sync.sandbox.config import Endpoint, Fault, SandboxConfig, Switches
 from erp_sync.sandbox.connections import Reset
 from erp_sync.sandbox.customers import Customers
 from erp_sync.sandbox.dictionary import Dictionary
 from erp_sync.sandbox.faults import Faults
-from erp_sync.sandbox.generic_query import PARAMETERS, run_generic_query
+from erp_sync.sandbox.generic_query import PARAMETERS, add_other_branch_row, run_generic_query
+from erp_sync.sandbox.invoices import Invoices
+from erp_sync.sandbox.life import OrderLife
+from erp_sync.sandbox.order_rows import OrderTables
+from erp_sync.sandbox.order_views import OrderViews
 from erp_sync.sandbox.orders import Orders
 from erp_sync.sandbox.refusals import Refusal, error_response, html_page, json_response, refused
 from erp_sync.sandbox.store import Store
@@ -30,6 +35,10 @@ from erp_sync.sandbox.threads import Threads
 from erp_sync.sandbox.tokens import TokenPair, Tokens, basic_login
 
 _COOKIE = ("TOTVS_PROXY_SH_001", "sh1")
+
+
+NO_ROUTE = "Recurso não encontrado"
+Work = Callable[[Request, Endpoint], Awaitable[Response]]
 
 
 class Created(Protocol):
@@ -56,7 +65,12 @@ class Service:
         self.store = Store(Dictionary(config), config.external_id_field, config.database)
         self.tokens = Tokens(config, self.clock)
         self.faults = Faults(config.faults, config.seed)
-        self.orders = Orders(self.store, config, self.clock)
+        tables = OrderTables(self.store, config, self.clock)
+        self.orders = Orders(self.store, tables, config, self.clock)
+        self.life = OrderLife(self.store, tables, config)
+        self.invoices = Invoices(self.store, tables, config, self.clock)
+        self.views = OrderViews(self.store, config)
+        self._cancelling = Cancelling(self.store, tables, config, self.clock)
         self.customers = Customers(self.store, config, self.clock)
         self.threads = Threads()
         self.requests: Counter[str] = Counter()
@@ -91,15 +105,18 @@ class Service:
                 methods=["POST"],
             ),
             Route(
+                f"{root}{config.orders_path}/{{branch}}/{{number}}/cancelar",
+                self._endpoint("cancel_order", self._cancel),
+                methods=["POST"],
+            ),
+            Route(
                 f"{root}{config.customers_path}",
                 self._endpoint("create_customer", self._create(self.customers)),
                 methods=["POST"],
             ),
         ]
 
-    def _endpoint(
-        self, endpoint: Endpoint, work: Callable[[Request, Endpoint], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _endpoint(self, endpoint: Endpoint, work: Work) -> Callable[[Request], Awaitable[Response]]:
         async def handle(request: Request) -> Response:
             self.requests[endpoint] += 1
             try:
@@ -180,32 +197,54 @@ class Service:
                 return self._unauthorized("Token inválido ou expirado")
             if self.switches.security_off:
                 return error_response(503, "API not allowed", self.switches)
-            answer = run_generic_query(self.store, self.switches, parameters, self._branch(request))
+            missing = fault.matching if fault and fault.kind == "rows_missing" else ""
+            branch = self._branch(request)
+            answer = run_generic_query(self.store, self.switches, parameters, branch, without=missing)
+            if fault and fault.kind == "other_branch_rows":
+                add_other_branch_row(answer, self.config.branches)
             return self._good(200, answer, fault)
 
         return await self._in_a_thread(fault, work)
 
-    def _create(self, routine: Routine) -> Callable[[Request, Endpoint], Awaitable[Response]]:
+    def _create(self, routine: Routine) -> Work:
+        async def created(_request: Request, sent: Mapping[str, Any], branch: str, fault: Fault | None) -> Response:
+            return await self._created(routine, sent, branch, fault)
+
         async def handle(request: Request, endpoint: Endpoint) -> Response:
-            sent = _json_object(await request.body())
-            subject = routine.subject(sent or {})
-            self.store.write_arrival(endpoint, subject)
-            fault = self.faults.strike(endpoint, subject)
-
-            async def work() -> Response:
-                if not self._authorized(request, fault):
-                    await self._wait(None)
-                    return self._unauthorized("Token inválido ou expirado")
-                branch = self._branch(request)
-                if sent is None:
-                    raise Refusal("O corpo da requisição não é um objeto JSON", status=400)
-                if self.switches.null_crashes and _has_null(sent):
-                    return error_response(500, "type mismatch on + : argumento #0 esperado C->U", self.switches)
-                return await self._created(routine, sent, branch, fault)
-
-            return await self._in_a_thread(fault, work)
+            return await self._write(request, endpoint, routine.subject, created)
 
         return handle
+
+    async def _cancel(self, request: Request, endpoint: Endpoint) -> Response:
+        if self.switches.no_cancel_route:
+            return error_response(404, NO_ROUTE, self.switches)
+        return await self._write(request, endpoint, self.orders.subject, self._cancelled)
+
+    async def _write(
+        self,
+        request: Request,
+        endpoint: Endpoint,
+        subject_of: Callable[[Mapping[str, Any]], str],
+        work: Callable[[Request, Mapping[str, Any], str, Fault | None], Awaitable[Response]],
+    ) -> Response:
+        """`work` hears the body and the tenantId's branch."""
+        sent = _json_object(await request.body())
+        subject = subject_of(sent or {})
+        self.store.write_arrival(endpoint, subject)
+        fault = self.faults.strike(endpoint, subject)
+
+        async def checked() -> Response:
+            if not self._authorized(request, fault):
+                await self._wait(None)
+                return self._unauthorized("Token inválido ou expirado")
+            branch = self._branch(request)
+            if sent is None:
+                raise Refusal("O corpo da requisição não é um objeto JSON", status=400)
+            if self.switches.null_crashes and _has_null(sent):
+                return error_response(500, "type mismatch on + : argumento #0 esperado C->U", self.switches)
+            return await work(request, sent, branch, fault)
+
+        return await self._in_a_thread(fault, checked)
 
     async def _created(self, routine: Routine, sent: Mapping[str, Any], branch: str, fault: Fault | None) -> Response:
         kind = fault.kind if fault else ""
@@ -217,12 +256,26 @@ class Service:
             existing = routine.existing(sent, branch, self.switches)
             await self._wait(fault)
             created = existing or routine.create(sent, branch, self.switches, write=kind != "success_not_written")
-        if kind == "commit_then_drop":
-            return Reset()
-        if kind == "commit_then_500":
-            return error_response(500, "Internal Server Error", self.switches)
         status = 200 if existing else self.switches.create_status
-        return self._good(status, created.answer(existed=existing is not None), fault)
+        return self._committed(status, created.answer(existed=existing is not None), fault)
+
+    async def _cancelled(
+        self, request: Request, sent: Mapping[str, Any], _branch: str, fault: Fault | None
+    ) -> Response:
+        """The path's branch decides: the tenantId only has to be a known one."""
+        await self._wait(fault)
+        path = request.path_params
+        write = fault is None or fault.kind != "success_not_written"
+        cancelled = self._cancelling.cancel(sent, path["branch"], path["number"], self.switches, write=write)
+        return self._committed(200, cancelled.answer(), fault)
+
+    def _committed(self, status: int, body: dict[str, Any], fault: Fault | None) -> Response:
+        match fault.kind if fault else None:
+            case "commit_then_drop":
+                return Reset()
+            case "commit_then_500":
+                return error_response(500, "Internal Server Error", self.switches)
+        return self._good(status, body, fault)
 
     async def _in_a_thread(self, fault: Fault | None, work: Callable[[], Awaitable[Response]]) -> Response:
         """The faults that strike before anything is done, and the limit of parallel calls, around a call's work."""
@@ -282,10 +335,10 @@ class Service:
             raise Refusal("Empresa não cadastrada", status=404)
         if not branch:
             return self.config.branches[0]
-        for known in self.config.branches:
-            if known.rstrip() == branch.rstrip():
-                return known
-        raise Refusal("Filial não cadastrada", status=404)
+        known = self.config.branch_named(branch)
+        if known is None:
+            raise Refusal("Filial não cadastrada", status=404)
+        return known
 
     def _good(self, status: int, body: dict[str, Any], fault: Fault | None) -> Response:
         return json_response(status, body, self.switches, cp1252=fault is not None and fault.kind == "cp1252")

@@ -25,7 +25,11 @@ _INDEXED = (
     ("SC6", "C6_NUM"),
     ("SC9", "C9_PEDIDO"),
     ("SD2", "D2_PEDIDO"),
+    ("SD2", "D2_DOC"),
     ("SF2", "F2_DOC"),
+    ("SF2", "F2_EMISSAO"),
+    ("GW1", "GW1_NRDC"),
+    ("GWU", "GWU_NRDC"),
     ("SA1", "A1_CGC"),
     ("SA1", "A1_COD"),
     ("SB1", "B1_COD"),
@@ -38,9 +42,11 @@ CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, last TEXT NOT NULL) W
 CREATE TABLE IF NOT EXISTS journal (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL, branch TEXT NOT NULL,
     number TEXT NOT NULL, external_id TEXT NOT NULL, stored_external_id TEXT NOT NULL, customer TEXT NOT NULL,
-    total TEXT NOT NULL, lines INTEGER NOT NULL);
+    total TEXT NOT NULL, lines INTEGER NOT NULL, detail TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS arrival (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, endpoint TEXT NOT NULL, external_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS deleted_with_order (
+    header INTEGER NOT NULL, alias TEXT NOT NULL, record INTEGER NOT NULL, PRIMARY KEY (header, alias, record));
 """
 
 
@@ -59,6 +65,8 @@ class JournalEntry:
     total: Decimal
     """sum(C6_VALOR) + C5_FRETE + C5_SEGURO + C5_DESPESA - C5_DESCONT, as it stands in the tables."""
     lines: int
+    detail: str = ""
+    """What the kind alone does not say, such as the invoice, `000000007/1`."""
 
 
 class Store:
@@ -138,6 +146,19 @@ class Store:
         """Logically, as the ERP does: the row stays, marked."""
         self.update(alias, record, D_E_L_E_T_="*")
 
+    def delete_order(self, header: int, rows: Mapping[str, Iterable[int]]) -> None:
+        """An order's row of SC5 and the other tables' rows that go with it, by alias."""
+        records = [("SC5", header), *((alias, record) for alias, found in rows.items() for record in found)]
+        for alias, record in records:
+            self.delete(alias, record)
+            self._db.execute("INSERT INTO deleted_with_order VALUES (?, ?, ?)", (header, alias, record))
+
+    def restore_order(self, header: int) -> None:
+        """What went with this row of SC5, and nothing that was deleted before it."""
+        for alias, record in self.query("SELECT alias, record FROM deleted_with_order WHERE header = ?", (header,)):
+            self.update(alias, record, D_E_L_E_T_="")
+        self._db.execute("DELETE FROM deleted_with_order WHERE header = ?", (header,))
+
     def counter(self, name: str, first: str) -> str:
         """Where a numbering stands; `first` if it was never used."""
         self._db.execute("INSERT OR IGNORE INTO counter VALUES (?, ?)", (name, first))
@@ -159,8 +180,8 @@ class Store:
 
     def write_journal(self, entry: JournalEntry) -> None:
         self._db.execute(
-            "INSERT INTO journal (at, kind, branch, number, external_id, stored_external_id, customer, total, lines) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO journal (at, kind, branch, number, external_id, stored_external_id, customer, total, lines, "
+            "detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 machine_time(),
                 entry.kind,
@@ -171,6 +192,7 @@ class Store:
                 entry.customer,
                 str(entry.total),
                 entry.lines,
+                entry.detail,
             ),
         )
 
