@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
@@ -35,7 +35,8 @@ class OrdersResult:
     due: int = 0
     in_doubt: int = 0
     """`sending` included."""
-    erp_milliseconds: list[float] = field(default_factory=list)
+    erp_milliseconds: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
+    """Of the latest creates: a pass over a year's orders must not grow with them."""
     days: dict[date, DayResult] = field(default_factory=lambda: defaultdict(DayResult))
     failure: ErpSyncError | None = None
     """Why the system failed. None: it did its work, whatever became of single orders."""
@@ -64,3 +65,29 @@ class OrdersResult:
         """Of the ERP's answers to creates. 0.0 if there were none."""
         ordered = sorted(self.erp_milliseconds)
         return ordered[int(len(ordered) * 0.95)] if ordered else 0.0
+
+
+@dataclass
+class StatusesResult:
+    """What one pass of the statuses flow did."""
+
+    asked: int = 0
+    """Orders that the ERP was asked for."""
+    changed: int = 0
+    """Of them, whose life in the ERP went on."""
+    told: int = 0
+    """Orders whose status was written to the shop."""
+    kept: int = 0
+    """Orders that the shop keeps as they are, against what the ERP says: each has a problem."""
+    cancelled: int = 0
+    """Orders cancelled in the ERP, whole or the open rest, because the shop cancelled them."""
+    too_late: int = 0
+    """Orders that the shop cancelled and the ERP has invoiced."""
+    cancel_refused: int = 0
+    failure: ErpSyncError | None = None
+    """Why the system failed. None: it did its work, whatever became of single orders."""
+
+    def add(self, other: StatusesResult) -> None:
+        for name in ("asked", "changed", "told", "kept", "cancelled", "too_late", "cancel_refused"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failure = self.failure or other.failure

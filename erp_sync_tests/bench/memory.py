@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import re
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -38,6 +39,7 @@ def peak(orders: int) -> Peak:
         fill_shop(on, orders, customers=1000, known=1000)
         fresh = multiprocessing.get_context("spawn")
         ours, theirs = fresh.Pipe(duplex=False)
+        os.environ["MALLOC_ARENA_MAX"] = "2"  # as the image has it
         process = fresh.Process(target=_drain, args=(orders, theirs))
         process.start()
         theirs.close()
