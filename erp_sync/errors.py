@@ -6,7 +6,8 @@
     │   ├── ShopUnavailable
     │   ├── LedgerUnavailable
     │   └── ErpUnavailable     a read failed, or certainly no byte of a write left this machine
-    │       └── BreakerOpen    the ERP was not even asked
+    │       ├── BreakerOpen    the ERP was not even asked
+    │       └── OddRow         it answered, but a value of one row is not what its field holds
     ├── Refused            the ERP understood the request and said no
     ├── InDoubt            a write left this machine and its outcome is unknown: ask before sending again
     └── InvalidOrder       the order cannot be expressed in the ERP: the shop must change it
@@ -55,6 +56,10 @@ class ErpUnavailable(Unavailable):
 
 
 class BreakerOpen(ErpUnavailable):
+    pass
+
+
+class OddRow(ErpUnavailable):
     pass
 
 

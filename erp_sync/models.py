@@ -21,6 +21,43 @@ class ShopState(enum.StrEnum):
     CLOSED = "closed"
 
 
+class OrderStatus(enum.StrEnum):
+    """What has become of an order in the ERP (contracts/protheus-rest.md, 6.4); `delivered` comes on top of it."""
+
+    OPEN = "open"
+    BLOCKED_RULE = "blocked_rule"
+    BLOCKED_BUDGET = "blocked_budget"
+    BLOCKED_CREDIT = "blocked_credit"
+    REJECTED_CREDIT = "rejected_credit"
+    BLOCKED_STOCK = "blocked_stock"
+    RELEASED = "released"
+    PARTIALLY_INVOICED = "partially_invoiced"
+    INVOICED_SHORT = "invoiced_short"
+    INVOICED = "invoiced"
+    DELIVERED = "delivered"
+    CANCELLED = "cancelled"
+    DELETED = "deleted"
+    NOT_FOUND = "not_found"
+    """No row, not even a deleted one: nobody can tell what became of it."""
+
+
+class Cancellation(enum.StrEnum):
+    """How far the cancellation in the ERP is of an order that the shop cancelled after it was sent."""
+
+    NONE = ""
+    WANTED = "wanted"
+    SENDING = "sending"
+    IN_DOUBT = "in_doubt"
+    CANCELLED = "cancelled"
+    RESIDUE = "residue"
+    """What was not invoiced yet is cancelled."""
+    TOO_LATE = "too_late"
+    """It is invoiced: a person has to act."""
+    REFUSED = "refused"
+    RESTORED = "restored"
+    """Somebody restored it in the ERP after it was cancelled or deleted there: nobody works against him."""
+
+
 class LedgerState(enum.StrEnum):
     """Where an order stands on its way to the ERP."""
 
@@ -212,3 +249,71 @@ class FoundCustomer:
     code: CustomerCode
     tax_id: str
     blocked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ErpItem:
+    """A line of SC6."""
+
+    quantity: Decimal
+    invoiced: Decimal
+    """C6_QTDENT."""
+    released: Decimal
+    """C6_QTDEMP."""
+    block: str
+    """C6_BLQ: `R` residue eliminated, `S` blocked by hand."""
+    invoice: str
+    """C6_NOTA, the last one of this line."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErpRelease:
+    """A live row of SC9: its block codes. Several may stand for one item."""
+
+    credit: str
+    stock: str
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    """A live invoice (SF2) of an order; one that is cancelled is not there any more."""
+
+    number: str
+    series: str
+    issued_on: date | None
+    """The ERP's day. None: it does not say."""
+    key: str = ""
+    """F2_CHVNFE as it stands there; "" until the tax office has authorised it."""
+    delivered_at: datetime | None = None
+    """The ERP's wall clock, without a zone; midnight where only the day is known. None: not delivered, or not asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderProgress:
+    """How far an order has come in the ERP: its header (SC5) with what hangs on it. All texts are stripped."""
+
+    branch: str
+    number: str
+    external_id: str
+    note: str
+    """C5_NOTA."""
+    release_flag: str
+    """C5_LIBEROK."""
+    block: str
+    """C5_BLQ."""
+    items: tuple[ErpItem, ...]
+    tracking_code: str = ""
+    releases: tuple[ErpRelease, ...] = ()
+    invoices: tuple[Invoice, ...] = ()
+    """The oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAnswer:
+    """A cancel call's positive answer (contracts/protheus-rest.md, 7)."""
+
+    residue: bool
+    """True: part was invoiced before, only the rest is cancelled."""
+    form: str
+    """exclusao, residuo or inexistente."""
+    milliseconds: float

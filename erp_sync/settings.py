@@ -120,8 +120,34 @@ class OrdersSection(_Section):
 
 
 class StatusesSection(_Section):
+    """`[statuses]`: how often the ERP is asked what became of an order, and what is done about it.
+
+    An order is asked for at every pass (`every_minutes`) until `young_days` after its last change, then once in
+    `old_minutes`; a final status is watched for `grace_days`, and then never again.
+    """
+
     delivered_from: Literal["none", "f2_dtentr", "gfe"] = "none"
     cancel_mode: Literal["auto", "exclusao", "residuo"] = "auto"
+    every_minutes: Literal[1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60] = 5
+    """Of the schedule: what divides an hour."""
+    young_days: Annotated[int, Field(ge=0, le=365)] = 7
+    old_minutes: Annotated[int, Field(ge=1, le=1440)] = 60
+    grace_days: Annotated[int, Field(ge=0, le=365)] = 7
+    issuers: list[Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{12}[0-9]{2}$")]] = []
+    """The CNPJs, bare, that may stand in an NF-e key. Empty: any."""
+    tracking_field: Literal[""] | FieldName = ""
+    """The field of SC5 with the carrier's tracking code (C5_RASTR where the retail module is there). Empty: none."""
+    too_late_hours: Annotated[int, Field(ge=1, le=8760)] = 24
+    """How long a person has who must cancel an invoice because the shop cancelled its order."""
+    cancel_reason: Annotated[str, StringConstraints(min_length=1, max_length=60)] = "Cancelado na loja"
+    """`motivo` of the cancel call."""
+
+    @field_validator("tracking_field")
+    @classmethod
+    def _of_the_header(cls, field: str) -> str:
+        if field and not field.startswith("C5_"):
+            raise ValueError("must be a field of SC5, such as C5_RASTR, or empty")
+        return field
 
 
 class StockSection(_Section):

@@ -18,7 +18,7 @@ from erp_sync.sandbox.config import SandboxConfig
 from erp_sync.sandbox.dictionary import Column, Dictionary
 from erp_sync.sandbox.where import Comparison, parse_where
 
-QUERY = Query("SC5", ("C5_NUM", "C5_XPEDWEB"), (In("C5_XPEDWEB", ("WEB-1",), trimmed=True),), custom="C5_XPEDWEB")
+QUERY = Query("SC5", ("C5_NUM", "C5_XPEDWEB"), (In("C5_XPEDWEB", ("WEB-1",), trimmed=True),), custom=("C5_XPEDWEB",))
 
 
 class Pages(ErpClient):
@@ -172,9 +172,9 @@ def test_what_is_no_number_is_loud() -> None:
 )
 def test_only_allowed_fields(table: str, field: str, custom: str) -> None:
     with pytest.raises(ValueError, match="may be read"):
-        Query(table, (field,), (In("C5_NUM", ("1",)),), custom=custom)
+        Query(table, (field,), (In("C5_NUM", ("1",)),), custom=(custom,))
     with pytest.raises(ValueError, match="may be read"):
-        Query(table, ("C5_NUM",), (In(field, ("1",)),), custom=custom)
+        Query(table, ("C5_NUM",), (In(field, ("1",)),), custom=(custom,))
 
 
 def test_no_query_without_values() -> None:

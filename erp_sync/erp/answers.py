@@ -20,6 +20,8 @@ class Answer:
     retry_after: float | None
     """Seconds. None: the header is missing or unreadable."""
     milliseconds: float
+    date: datetime | None = None
+    """The server's own clock, aware, in UTC. None: it does not say."""
 
     @property
     def is_success(self) -> bool:
@@ -45,7 +47,8 @@ class Answer:
 
 def read_answer(status: int, headers: Mapping[str, str], content: bytes, milliseconds: float) -> Answer:
     text = _decode(content)
-    return Answer(status, text, _parse(text), _retry_after(headers.get("Retry-After", "")), milliseconds)
+    retry_after = _retry_after(headers.get("Retry-After", ""))
+    return Answer(status, text, _parse(text), retry_after, milliseconds, _http_date(headers.get("Date", "")))
 
 
 def _decode(content: bytes) -> str:
@@ -70,10 +73,13 @@ def _retry_after(header: str) -> float | None:
     header = header.strip()
     if header.isascii() and header.isdigit():
         return float(header[:9])
+    until = _http_date(header)
+    return None if until is None else max((until - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def _http_date(header: str) -> datetime | None:
     try:
-        until = parsedate_to_datetime(header)
+        date = parsedate_to_datetime(header)
     except ValueError:
         return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max((until - datetime.now(UTC)).total_seconds(), 0.0)
+    return date.astimezone(UTC) if date.tzinfo is not None else date.replace(tzinfo=UTC)

@@ -6,6 +6,7 @@ proof, `Refused`, certainly nothing executed (`ErpUnavailable`, `Misconfigured`)
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import re
@@ -105,6 +106,12 @@ class ErpClient:
             ca_bundle=settings.erp_ca_bundle,
             flow=flow,
         )
+
+    def of_flow(self, flow: str) -> Self:
+        """The same client, its login and connections shared, whose calls take the slots of another class."""
+        other = copy.copy(self)
+        other._flow = flow
+        return other
 
     def close(self) -> None:
         self._transport.close()

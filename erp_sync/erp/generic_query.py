@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from erp_sync.erp.answers import Answer
 from erp_sync.erp.client import ErpClient
-from erp_sync.errors import ErpUnavailable, Misconfigured
+from erp_sync.errors import ErpUnavailable, Misconfigured, OddRow
 
 PATH = "/api/framework/v1/genericQuery"
 BATCH = 60
@@ -27,12 +28,22 @@ RECORD = "R_E_C_N_O_"
 DELETED = "D_E_L_E_T_"
 
 TABLES: Mapping[str, frozenset[str]] = {
-    "SC5": frozenset({"C5_NUM", "C5_CLIENTE", "C5_LOJACLI", "C5_FRETE", "C5_SEGURO", "C5_DESPESA", "C5_DESCONT"}),
-    "SC6": frozenset({"C6_NUM", "C6_ITEM", "C6_VALOR"}),
+    "SC5": frozenset(
+        {
+            *("C5_NUM", "C5_CLIENTE", "C5_LOJACLI", "C5_FRETE", "C5_SEGURO", "C5_DESPESA", "C5_DESCONT"),
+            *("C5_NOTA", "C5_LIBEROK", "C5_BLQ"),
+        }
+    ),
+    "SC6": frozenset({"C6_NUM", "C6_ITEM", "C6_VALOR", "C6_QTDVEN", "C6_QTDENT", "C6_QTDEMP", "C6_BLQ", "C6_NOTA"}),
+    "SC9": frozenset({"C9_PEDIDO", "C9_BLCRED", "C9_BLEST"}),
+    "SD2": frozenset({"D2_PEDIDO", "D2_DOC", "D2_SERIE", "D2_CLIENTE", "D2_LOJA", "D2_EMISSAO"}),
+    "SF2": frozenset({"F2_DOC", "F2_SERIE", "F2_CLIENTE", "F2_LOJA", "F2_EMISSAO", "F2_CHVNFE", "F2_DTENTR"}),
+    "GW1": frozenset({"GW1_NRDC", "GW1_SERDC", "GW1_EMISDC", "GW1_SIT"}),
+    "GWU": frozenset({"GWU_NRDC", "GWU_SERDC", "GWU_EMISDC", "GWU_SEQ", "GWU_DTENT", "GWU_HRENT"}),
     "SA1": frozenset({"A1_COD", "A1_LOJA", "A1_CGC", "A1_MSBLQL"}),
     "SE4": frozenset({"E4_CODIGO"}),
 }
-"""What may be read. A customer's external id field is added by `Query`."""
+"""What may be read. Fields of the customer's own (external id, tracking code) are added by `Query`."""
 
 SHARED = frozenset({"SA1", "SE4"})
 """Tables that branches may share: the branch of a row is blank then, or the part that the branches have in common."""
@@ -75,11 +86,11 @@ class Query:
     where: tuple[In, ...]
     deleted: bool = False
     """Deleted rows too; `is_deleted` tells them."""
-    custom: str = ""
-    """One field of the customer's own, from the settings."""
+    custom: tuple[str, ...] = ()
+    """Fields of the customer's own, from the settings."""
 
     def __post_init__(self) -> None:
-        allowed = TABLES[self.table] | ({self.custom} if _is_name(self.custom) else set())
+        allowed = TABLES[self.table] | set(filter(_is_name, self.custom))
         for name in [*self.fields, *(condition.field for condition in self.where)]:
             if name not in allowed:
                 raise ValueError(f"{self.table}.{name} is not among the fields that may be read")
@@ -113,10 +124,10 @@ def literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def batches(values: Sequence[str]) -> Iterator[Sequence[str]]:
+def batches(values: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
     distinct = list(dict.fromkeys(values))
-    for start in range(0, len(distinct), BATCH):
-        yield distinct[start : start + BATCH]
+    for start in range(0, len(distinct), size):
+        yield distinct[start : start + size]
 
 
 def is_deleted(row: Row) -> bool:
@@ -129,12 +140,23 @@ def text(row: Row, field: str) -> str:
 
 
 def number(row: Row, field: str) -> Decimal:
-    """A numeric field, which some answers hold as text. Raises ErpUnavailable where it is no number."""
+    """A numeric field, which some answers hold as text. Raises OddRow where it is no number."""
     value = row[field]
     try:
         return value if isinstance(value, Decimal) else Decimal(value.strip() or "0")
     except InvalidOperation:
-        raise ErpUnavailable(f"the ERP's {field} is no number: {value!r}") from None
+        raise OddRow(f"the ERP's {field} is no number: {value!r}") from None
+
+
+def day(row: Row, field: str) -> date | None:
+    """A date field (YYYYMMDD). None: it is empty. Raises OddRow where it is no date."""
+    value = text(row, field)
+    if not value:
+        return None
+    try:
+        return datetime.strptime(value, "%Y%m%d").date()  # noqa: DTZ007 - a day has no zone
+    except ValueError:
+        raise OddRow(f"the ERP's {field} is no date: {value!r}") from None
 
 
 class GenericQuery:
@@ -143,6 +165,8 @@ class GenericQuery:
     def __init__(self, client: ErpClient) -> None:
         self._client = client
         self._branch = client.tenant.partition(",")[2].rstrip()
+        self.erp_time: datetime | None = None
+        """The ERP's own clock at the latest answer. None: it does not say."""
 
     def rows(self, query: Query) -> list[Row]:
         """All of them, in the order of their creation.
@@ -155,6 +179,7 @@ class GenericQuery:
         page = 1
         while True:
             answer = self._client.get(PATH, query.parameters(page))
+            self.erp_time = answer.date
             fresh = self._page(query, answer)
             records = {text(row, RECORD) for row in fresh}
             more = _has_next(answer)

@@ -104,7 +104,7 @@ class Protheus:
         external_id = self._erp.external_id_field
         headers: list[Row] = []
         for condition in conditions:
-            query = Query("SC5", (*_HEADER, external_id), (condition,), deleted=True, custom=external_id)
+            query = Query("SC5", (*_HEADER, external_id), (condition,), deleted=True, custom=(external_id,))
             headers += self._query.rows(query)
         lines = self._lines(headers)
         return [self._order(header, lines) for header in headers]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -18,8 +18,9 @@ from sqlalchemy.exc import IntegrityError
 from erp_sync.errors import Misconfigured
 from erp_sync.ledger.entry import Change, Entry, Event
 from erp_sync.ledger.part import LedgerPart
-from erp_sync.ledger.tables import ID_LENGTH, customer_holds, customers, entries, events
-from erp_sync.models import LedgerState, Problem
+from erp_sync.ledger.tables import ID_LENGTH, customer_holds, customers, entries, events, statuses
+from erp_sync.ledger.writing import Writing, Written
+from erp_sync.models import Cancellation, LedgerState, Problem
 
 T = TypeVar("T")
 
@@ -31,7 +32,6 @@ SEND_BY_AHEAD = timedelta(seconds=10)
 _COLUMNS = [field.name for field in fields(Entry)]
 _entry_columns = [entries.c[name] for name in _COLUMNS]
 _INSERT = insert(entries)
-_INSERT_EVENT = insert(events)
 _CHANGE = (
     update(entries)
     .where(entries.c.order_id == bindparam("key"), entries.c.version == bindparam("old_version"))
@@ -42,11 +42,6 @@ _TAKEN = select(entries.c.external_id, entries.c.order_id).where(
     entries.c.external_id.in_(bindparam("numbers", expanding=True))
 )
 _ENTRIES = select(*_entry_columns).where(entries.c.order_id.in_(bindparam("ids", expanding=True)))
-_OWN_EVENT = (
-    select(events.c.token)
-    .where(events.c.order_id == bindparam("key"), events.c.version == bindparam("event_version"))
-    .with_for_update()
-)
 _LOCK = select(entries.c.version).where(entries.c.order_id == bindparam("key")).with_for_update()
 _HOLD = insert(customer_holds)
 _TAKE_OVER_HOLD = (
@@ -57,6 +52,7 @@ _TAKE_OVER_HOLD = (
     )
     .values(order_id=bindparam("key"), until=bindparam("new_until"))
 )
+_TRACK = insert(statuses).prefix_with("OR IGNORE", dialect="sqlite").prefix_with("IGNORE", dialect="mysql")
 _RELEASE = customer_holds.delete().where(
     customer_holds.c.customer_key == bindparam("hold"), customer_holds.c.order_id == bindparam("key")
 )
@@ -69,49 +65,6 @@ class _CustomerBusy(Exception):
         self.index = index
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """What a transaction did, and the event that tells its COMMIT. None: it wrote nothing."""
-
-    results: list[bool]
-    event: tuple[str, int] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Writing:
-    """One transaction: its events carry the token, by which it is recognised after its COMMIT's answer was lost."""
-
-    token: str
-    now: datetime
-
-    def tell(self, connection: Connection, results: list[bool], made: Sequence[tuple[Entry, Event]]) -> _Written:
-        if not made:
-            return _Written(results, None)
-        rows = [
-            {
-                "order_id": entry.order_id,
-                "version": entry.version,
-                "at": self.now,
-                "state": entry.state,
-                "kind": event.kind,
-                "text": event.text,
-                "milliseconds": event.milliseconds,
-                "token": self.token,
-            }
-            for entry, event in made
-        ]
-        connection.execute(_INSERT_EVENT, rows)
-        first = made[0][0]
-        return _Written(results, (first.order_id, first.version))
-
-    def landed(self, connection: Connection, written: _Written) -> bool:
-        """Reads with a lock: a transaction that still commits holds its event row."""
-        if written.event is None:
-            return True
-        order_id, version = written.event
-        return connection.execute(_OWN_EVENT, {"key": order_id, "event_version": version}).scalar() == self.token
-
-
 class Entries(LedgerPart):
     def add(self, found: Sequence[tuple[Entry, Event]]) -> list[bool]:
         """Write new orders, in one transaction per 500. False: the ledger has that order already.
@@ -120,7 +73,7 @@ class Entries(LedgerPart):
         """
         results: list[bool] = []
         for chunk in _chunks([_fitting(entry, event) for entry, event in found]):
-            writing = _Writing(secrets.token_hex(8), self.now())
+            writing = Writing(events, secrets.token_hex(8), self.now())
             results += self._database.write(partial(self._add, chunk, writing), writing.landed).results
         return results
 
@@ -133,7 +86,7 @@ class Entries(LedgerPart):
         """
         if not changes:
             return []
-        writing = _Writing(secrets.token_hex(8), self.now())
+        writing = Writing(events, secrets.token_hex(8), self.now())
         busy: set[int] = set()
         while True:
             try:
@@ -239,7 +192,7 @@ class Entries(LedgerPart):
             for row in connection.execute(late.with_for_update()).all():
                 connection.execute(update(table).where(keys[0] == row[0]).values(send_by=row.send_by + by))
 
-    def _add(self, found: Sequence[tuple[Entry, Event]], writing: _Writing, connection: Connection) -> _Written:
+    def _add(self, found: Sequence[tuple[Entry, Event]], writing: Writing, connection: Connection) -> Written:
         ids = [entry.order_id for entry, _ in found]
         known = set(connection.execute(_KNOWN, {"ids": ids}).scalars())
         numbers = [entry.external_id for entry, _ in found if entry.external_id is not None]
@@ -264,9 +217,9 @@ class Entries(LedgerPart):
         except IntegrityError:
             # Somebody else added one of them since we looked.
             return self._add_singly(found, writing, connection)
-        return writing.tell(connection, results, new)
+        return writing.tell(connection, results, _told(new))
 
-    def _add_singly(self, found: Sequence[tuple[Entry, Event]], writing: _Writing, connection: Connection) -> _Written:
+    def _add_singly(self, found: Sequence[tuple[Entry, Event]], writing: Writing, connection: Connection) -> Written:
         results: list[bool] = []
         new: list[tuple[Entry, Event]] = []
         for wanted in found:
@@ -282,9 +235,9 @@ class Entries(LedgerPart):
             results.append(added)
             if added:
                 new.append((entry, event))
-        return writing.tell(connection, results, new)
+        return writing.tell(connection, results, _told(new))
 
-    def _change(self, changes: Sequence[Change], writing: _Writing, busy: set[int], connection: Connection) -> _Written:
+    def _change(self, changes: Sequence[Change], writing: Writing, busy: set[int], connection: Connection) -> Written:
         results = [False] * len(changes)
         made: list[tuple[Entry, Event]] = []
         # Always in the same order, so that two transactions over the same entries queue up instead of deadlocking.
@@ -297,7 +250,11 @@ class Entries(LedgerPart):
                     connection.execute(_RELEASE, {"hold": change.release, "key": change.old.order_id})
                 results[index] = True
                 made.append((change.new, change.event))
-        return writing.tell(connection, results, made)
+        sent = [change.new for change, done in zip(changes, results, strict=True) if done and _is_sent_now(change)]
+        if sent:
+            # In the same transaction: no order is ever in the ERP without being asked for.
+            connection.execute(_TRACK, [_untold(new.order_id, writing.now) for new in sent])
+        return writing.tell(connection, results, _told(made))
 
     def _store(self, connection: Connection, change: Change) -> bool:
         if self._too_late(connection, change.old.send_by, change.new.send_by) or len(change.new.number) > ID_LENGTH:
@@ -321,6 +278,43 @@ def _hold(connection: Connection, change: Change, now: datetime) -> bool:
         values = {"hold": change.hold, "key": order_id, "now": now, "new_until": until}
         return connection.execute(_TAKE_OVER_HOLD, values).rowcount == 1
     return True
+
+
+def _is_sent_now(change: Change) -> bool:
+    return change.new.state is LedgerState.SENT and change.old.state is not LedgerState.SENT
+
+
+def _untold(order_id: str, now: datetime) -> dict[str, Any]:
+    """The first row of a sent order's life: nothing is known yet."""
+    return {
+        "order_id": order_id,
+        "version": 0,
+        "status": None,
+        "fingerprint": "",
+        "next_at": now,
+        "tracking_code": "",
+        "invoices": (),
+        "told_status": None,
+        "told_hash": "",
+        "told_values": (),
+        "cancellation": Cancellation.NONE,
+        "cancel_attempts": 0,
+        "problems": (),
+    }
+
+
+def _told(made: Sequence[tuple[Entry, Event]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "order_id": entry.order_id,
+            "version": entry.version,
+            "state": entry.state,
+            "kind": event.kind,
+            "text": event.text,
+            "milliseconds": event.milliseconds,
+        }
+        for entry, event in made
+    ]
 
 
 def _values(entry: Entry) -> dict[str, Any]:

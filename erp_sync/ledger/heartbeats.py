@@ -49,15 +49,17 @@ class Heartbeats(LedgerPart):
             except ErpSyncError as error:
                 logger.warning("run %s: its end was not written: %s", run_id, error)
 
-    def heartbeats_alive(self, flow: str, within: timedelta) -> dict[str, frozenset[date]]:
-        """Run id and days of the flow's runs that gave a sign in the last `within`.
+    def heartbeats_alive(self, flow: str | None, within: timedelta) -> dict[str, frozenset[date]]:
+        """Run id and days of the flow's runs (None: of all flows) that gave a sign in the last `within`.
 
         A beat that lies ahead of the clock counts for `within` at most: the clock jumped back.
         """
         now = self.now()
         query = select(heartbeats.c.run_id, heartbeats.c.days).where(
-            heartbeats.c.flow == flow, heartbeats.c.beat_at > now - within, heartbeats.c.beat_at <= now + within
+            heartbeats.c.beat_at > now - within, heartbeats.c.beat_at <= now + within
         )
+        if flow is not None:
+            query = query.where(heartbeats.c.flow == flow)
         return {
             row.run_id: frozenset(date.fromisoformat(day) for day in json.loads(row.days))
             for row in self._database.rows(query)

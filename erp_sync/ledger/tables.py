@@ -7,7 +7,7 @@ rounds it.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -15,9 +15,9 @@ from sqlalchemy import Column, Date, DateTime, Dialect, Double, Index, Integer, 
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator
 
-from erp_sync.models import LedgerState, Problem
+from erp_sync.models import Cancellation, Invoice, LedgerState, OrderStatus, Problem
 
-REVISION = "0001"
+REVISION = "0002"
 """The migration these tables belong to."""
 VERSION_TABLE = "erp_sync_version"
 ID_LENGTH = 255
@@ -67,6 +67,41 @@ class Problems(TypeDecorator[tuple[Problem, ...]]):
         return tuple(Problem(*parts) for parts in json.loads(value)) if value else ()
 
 
+class Invoices(TypeDecorator[tuple[Invoice, ...]]):
+    impl = LONG_TEXT
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[Invoice, ...] | None, dialect: Dialect) -> str:
+        rows = [
+            (invoice.number, invoice.series, _iso(invoice.issued_on), invoice.key, _iso(invoice.delivered_at))
+            for invoice in value or ()
+        ]
+        return json.dumps(rows) if rows else ""
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[Invoice, ...]:
+        return tuple(
+            Invoice(
+                number,
+                series,
+                date.fromisoformat(issued_on) if issued_on else None,
+                key,
+                datetime.fromisoformat(delivered_at) if delivered_at else None,
+            )
+            for number, series, issued_on, key, delivered_at in (json.loads(value) if value else ())
+        )
+
+
+class Texts(TypeDecorator[tuple[str, ...]]):
+    impl = LONG_TEXT
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: Dialect) -> str:
+        return json.dumps(value, ensure_ascii=False) if value else ""
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...]:
+        return tuple(json.loads(value)) if value else ()
+
+
 class Money(TypeDecorator[Decimal]):
     impl = String(40)
     cache_ok = True
@@ -86,12 +121,41 @@ class State(TypeDecorator[LedgerState]):
         return None if value is None else LedgerState(value)
 
 
+class Status(TypeDecorator[OrderStatus]):
+    """None, the ERP was not asked yet, is stored as ""."""
+
+    impl = String(32)
+    cache_ok = True
+
+    def process_bind_param(self, value: OrderStatus | None, dialect: Dialect) -> str:
+        return value or ""
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> OrderStatus | None:
+        return OrderStatus(value) if value else None
+
+
+class CancellationState(TypeDecorator[Cancellation]):
+    impl = String(16)
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Cancellation | None:
+        return None if value is None else Cancellation(value)
+
+
+def _iso(value: date | None) -> str | None:
+    return None if value is None else value.isoformat()
+
+
 def _key(name: str) -> Column[str]:
     return Column(name, TEXT_ID, primary_key=True)
 
 
 def _number(name: str) -> Column[int]:
     return Column(name, Integer, nullable=False)
+
+
+def _word(name: str, length: int) -> Column[str]:
+    return Column(name, String(length), nullable=False)
 
 
 entries = Table(
@@ -134,6 +198,51 @@ events = Table(
     Column("kind", String(32), nullable=False),
     Column("text", Words, nullable=False),
     Column("milliseconds", Double),
+    Column("token", String(16), nullable=False),
+    **MYSQL,
+)
+
+statuses = Table(
+    "erp_sync_statuses",
+    metadata,
+    _key("order_id"),
+    _number("version"),
+    Column("status", Status, nullable=False),
+    _word("fingerprint", 32),
+    Column("changed_at", Moment),
+    Column("asked_at", Moment),
+    Column("deep_at", Moment),
+    Column("next_at", Moment),
+    Column("missing_since", Moment),
+    Column("tracking_code", TEXT_ID, nullable=False),
+    Column("invoices", Invoices, nullable=False),
+    Column("told_status", Status, nullable=False),
+    _word("told_hash", 32),
+    Column("told_values", Texts, nullable=False),
+    Column("write_at", Moment),
+    Column("telling_until", Moment),
+    Column("cancellation", CancellationState, nullable=False),
+    Column("cancel_send_by", Moment),
+    Column("cancel_at", Moment),
+    _number("cancel_attempts"),
+    Column("problems", Problems, nullable=False),
+    Index("ix_erp_sync_statuses_next_at", "next_at"),
+    Index("ix_erp_sync_statuses_write_at", "write_at"),
+    Index("ix_erp_sync_statuses_cancel_at", "cancel_at"),
+    Index("ix_erp_sync_statuses_status", "status"),
+    **MYSQL,
+)
+
+status_events = Table(
+    "erp_sync_status_events",
+    metadata,
+    _key("order_id"),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("at", Moment, nullable=False),
+    Column("erp_at", Moment),
+    Column("status", Status, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("text", Words, nullable=False),
     Column("token", String(16), nullable=False),
     **MYSQL,
 )

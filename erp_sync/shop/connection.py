@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from erp_sync.errors import ErpSyncError, Misconfigured, ShopUnavailable
@@ -19,6 +19,8 @@ STATEMENT_SECONDS = 50
 """The server gives a statement up by itself after this: closing the connection alone would leave it running there."""
 READ_SECONDS = 60
 """When a silent server is given up; later than STATEMENT_SECONDS, which says more."""
+LOCK_SECONDS = 5
+"""How long a row that the shop itself holds is waited for."""
 RECYCLE_SECONDS = 280
 """Younger than the usual time-outs of firewalls and `wait_timeout`."""
 
@@ -26,8 +28,12 @@ _URL = "ERP_SYNC_SHOP_URL"
 _TLS_OPTIONS = frozenset({"ssl", "ssl_ca", "ssl_cert", "ssl_key"})
 
 
-def shop_engine(url: str, profile: Profile, *, ca_bundle: Path | None = None) -> Engine:
+def shop_engine(url: str, profile: Profile, *, ca_bundle: Path | None = None, writes: bool = False) -> Engine:
     """An engine whose every session is read-only, strict, in the profile's time zone, and commits by itself.
+
+    `writes`: its sessions may write, in transactions that hold what they have written and nothing else (READ
+    COMMITTED). A lock on what is read would make checkouts wait for the gap behind the newest order, and the shop's own
+    UPDATE of such a row would end as the victim of a deadlock.
 
     TLS: `ca_bundle` or `?ssl_ca=FILE` (a private CA), `?ssl=true` (the system's CAs), `ssl_cert` and `ssl_key` (a
     client certificate). With any of them the server's certificate and name are verified, with TLS 1.2 or later;
@@ -40,7 +46,7 @@ def shop_engine(url: str, profile: Profile, *, ca_bundle: Path | None = None) ->
         raise Misconfigured(f"{_URL} is no SQLAlchemy URL: write mysql+pymysql://user:password@host/database") from None
     backend = address.get_backend_name()
     if backend == "sqlite":
-        return _sqlite(address)
+        return _sqlite(address, writes=writes)
     if backend not in ("mysql", "mariadb"):
         raise Misconfigured(f"{_URL} names the database {backend!r}: only mysql+pymysql and sqlite can be read")
     if not address.database:
@@ -74,14 +80,15 @@ def shop_engine(url: str, profile: Profile, *, ca_bundle: Path | None = None) ->
             cursor.execute(
                 "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', "
                 f"time_zone = '{zone}', group_concat_max_len = 1000000, "
-                f"lock_wait_timeout = {STATEMENT_SECONDS}, {limit}"
+                f"lock_wait_timeout = {STATEMENT_SECONDS}, innodb_lock_wait_timeout = {LOCK_SECONDS}, {limit}"
             )
-            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            mode = "READ COMMITTED" if writes else "REPEATABLE READ, READ ONLY"
+            cursor.execute(f"SET SESSION TRANSACTION ISOLATION LEVEL {mode}")
 
     return engine
 
 
-def _sqlite(address: URL) -> Engine:
+def _sqlite(address: URL, *, writes: bool) -> Engine:
     engine = create_engine(
         address,
         isolation_level="AUTOCOMMIT",
@@ -98,7 +105,8 @@ def _sqlite(address: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _session(connection: Any, _record: object) -> None:
-        connection.execute("PRAGMA query_only = ON")
+        if not writes:
+            connection.execute("PRAGMA query_only = ON")
 
     return engine
 
@@ -144,7 +152,14 @@ _CONFLICTS = {1213, 1205, 1020}
 """Deadlock, lock wait, row changed since: the whole transaction may be tried again."""
 _TOO_SLOW = {1969, 3024}
 _LOST = {1040, 1053, 1158, 1159, 1160, 1161, 1203, 1317, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
-_NO_SELECT = {1044, 1142, 1143, 1227, 1370}
+_ROW = {1292, 1644, 3819, 4025}
+"""A date that does not exist there, a trigger's SIGNAL, and CHECK constraints of MySQL and MariaDB."""
+_NO_RIGHT = {1044, 1142, 1143, 1227, 1370}
+
+
+def is_of_the_row(error: DBAPIError) -> bool:
+    """Whether the database took offence at the values of one row: others may be written all the same."""
+    return isinstance(error, DataError | IntegrityError) or _code(error) in _ROW
 
 
 def is_conflict(error: DBAPIError) -> bool:
@@ -171,7 +186,7 @@ def meaning(error: DBAPIError | PoolTimeout, engine: Engine, profile: Profile, p
         1049: f"{_URL}: the shop's server has no database {url.database!r}: correct the name",
         1298: f"profile {profile.name}: [shop] session_timezone = {profile.shop.session_timezone!r} is unknown to the "
         "shop's server: write an offset such as -03:00",
-        **dict.fromkeys(_NO_SELECT, f"{sql}: the user {url.username!r} lacks a right ({text}): grant it SELECT"),
+        **dict.fromkeys(_NO_RIGHT, f"{sql}: the user {url.username!r} lacks a right ({text}): grant it"),
     }
     if code in by_code:
         return Misconfigured(by_code[code])

@@ -101,6 +101,7 @@ class Shop:
         self._sweep = self.query(ORDERS, f"{HEAD} {orders} WHERE {alive} {by_key}")
         self._sweep_after = self.query(ORDERS, f"{HEAD} {orders} WHERE q.order_id > :after_id AND {alive} {by_key}")
         self._by_number = self.query(ORDERS, f"{HEAD} {orders} WHERE q.number IN :keys ORDER BY q.order_id")
+        self._by_id = self.query(ORDERS, f"{HEAD} {orders} WHERE q.order_id IN :keys")
         self._orders = self.query(ORDERS, f"SELECT * {orders} WHERE q.order_id IN :keys")
         self._lines = self.query(LINES, f"SELECT * {lines} WHERE q.order_id IN :keys ORDER BY q.order_id, q.line_id")
         self._keys = self.query(ORDERS, f"SELECT q.order_id, q.number {orders} LIMIT :count")
@@ -151,6 +152,16 @@ class Shop:
         keys = self._native("number", sorted(wanted))
         heads = self._heads(self._by_number, keys=keys) if keys else []
         return [head for head in heads if head.number in wanted]
+
+    def heads(self, order_ids: Sequence[str]) -> dict[str, OrderHead]:
+        """The orders with these ids, whatever their state; ids that the shop lacks are left out."""
+        found: dict[str, OrderHead] = {}
+        for start in range(0, len(order_ids), FETCH_CHUNK):
+            keys = self._native("order_id", order_ids[start : start + FETCH_CHUNK])
+            if keys:
+                heads = self._heads(self._by_id, keys=keys, order_ids=keys, since=self._fetch_since)
+                found |= {head.order_id: head for head in heads}
+        return found
 
     def fetch(self, order_ids: Sequence[str]) -> list[Order | UnreadableOrder]:
         """Whole orders, header and lines of one snapshot, in the order asked for; ids that the shop lacks are left out.

@@ -25,28 +25,10 @@ from pydantic import (
 )
 
 from erp_sync.errors import Misconfigured
+from erp_sync.models import OrderStatus
 from erp_sync.shop.statement import BadStatement, Statement
 
-ERP_STATUSES = frozenset(
-    [
-        "deleted",
-        "not_found",
-        "cancelled",
-        "invoiced_short",
-        "invoiced",
-        "partially_invoiced",
-        "blocked_rule",
-        "blocked_budget",
-        "blocked_credit",
-        "rejected_credit",
-        "blocked_stock",
-        "released",
-        "open",
-        "delivered",
-    ]
-)
-"""contracts/protheus-rest.md, 6.4, and `delivered`."""
-
+_STATUSES = frozenset(map(str, OrderStatus))
 _STATUS_PARAMETERS = frozenset(
     [
         "number",
@@ -161,8 +143,8 @@ class StatusSection(_Section):
         for statement in self.write:
             _only(statement, "write", _STATUS_PARAMETERS, required="number")
         for status in self.map:
-            if status not in ERP_STATUSES:
-                raise ValueError(f"map.{status} is no status of the ERP: use one of {', '.join(sorted(ERP_STATUSES))}")
+            if status not in _STATUSES:
+                raise ValueError(f"map.{status} is no status of the ERP: use one of {', '.join(sorted(_STATUSES))}")
         return self
 
 
