@@ -10,12 +10,12 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -24,8 +24,11 @@ from erp_sync.errors import ErpSyncError, Misconfigured
 if TYPE_CHECKING:
     from erp_sync.ledger.entry import Entry
     from erp_sync.ledger.ledger import Ledger
+    from erp_sync.ledger.status_entry import StatusEntry
     from erp_sync.sync.connections import Connections
-    from erp_sync.sync.results import OrdersResult
+    from erp_sync.sync.results import OrdersResult, StatusesResult
+
+Result = TypeVar("Result", "OrdersResult", "StatusesResult")
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")
 
@@ -130,7 +133,33 @@ def run_orders(day: datetime | None, numbers: Sequence[str], sweep: bool, as_jso
         _known(numbers, flow.look_for(numbers))
     window = Window(days=[day.date()] if day else None, numbers=numbers or None)
     sweep = sweep or not (day or numbers)
-    _finish(_with_progress(lambda show: flow.run(window, sweep=sweep, budget=math.inf, progress=show)), as_json)
+    _finish_orders(lambda show: flow.run(window, sweep=sweep, budget=math.inf, progress=show), as_json)
+
+
+@run.command("statuses")
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Only orders of this business day, final ones too.")
+@click.option("--number", "numbers", multiple=True, help="Only this order, final or not. May be repeated.")
+@JSON
+def run_statuses(day: datetime | None, numbers: Sequence[str], as_json: bool) -> None:
+    """Ask the ERP what became of the orders it has, cancel there what the shop cancelled, and tell the shop.
+
+    Without --day and --number: every order that is not final, however recently it was asked for.
+    """
+    from erp_sync.sync.statuses import StatusWindow
+
+    connections = _connections()
+    connections.erp.probe()
+    if numbers:
+        _known(numbers, {number for number in numbers if connections.ledger.by_number(number)})
+    window = StatusWindow(day=day.date() if day else None, numbers=numbers or None, everything=not (day or numbers))
+    flow = connections.statuses_flow()
+
+    def words(result: StatusesResult) -> str:
+        return f"asked {result.asked}, changed {result.changed}, told {result.told}, cancelled {result.cancelled}"
+
+    result = _with_progress("asking the ERP", words, lambda show: flow.run(window, budget=math.inf, progress=show))
+    names = ("asked", "changed", "told", "kept", "cancelled", "too_late", "cancel_refused")
+    _finish(result, names, as_json)
 
 
 @cli.command()
@@ -143,7 +172,7 @@ def retry(numbers: Sequence[str], as_json: bool) -> None:
     flow = _connections().orders_flow()
     _known(numbers, flow.retry(numbers))
     window = Window(numbers=numbers)
-    _finish(_with_progress(lambda show: flow.run(window, budget=math.inf, progress=show)), as_json)
+    _finish_orders(lambda show: flow.run(window, budget=math.inf, progress=show), as_json)
 
 
 @cli.command()
@@ -158,25 +187,24 @@ def order(number: str, as_json: bool) -> None:
             f"the ledger knows no order {number!r}: see `erp-sync orders`, or look for it with "
             f"`erp-sync run orders --number {number}`"
         )
-    stories = [(entry, ledger.story(entry.order_id)) for entry in entries]
+    statuses = ledger.statuses([entry.order_id for entry in entries])
+    stories = [(entry, statuses.get(entry.order_id), _story(ledger, entry.order_id)) for entry in entries]
     if as_json:
-        lines = [
-            {
-                **_plain(entry),
-                "story": [{"at": at.isoformat(), "state": state, **asdict(event)} for at, event, state in story],
-            }
-            for entry, story in stories
-        ]
+        lines = [{**_plain(entry), **_life(status), "story": story} for entry, status, story in stories]
         click.echo(json.dumps(lines[0] if len(lines) == 1 else lines, ensure_ascii=False))
         return
-    for entry, story in stories:
+    for entry, status, story in stories:
         where = f", ERP order {entry.erp_number} in branch {entry.erp_branch}" if entry.erp_number else ""
-        click.echo(f"order {entry.number} of {entry.day}: {entry.state}{where}")
-        for problem in entry.problems:
+        life = f", {status.status} there" if status is not None and status.status else ""
+        click.echo(f"order {entry.number} of {entry.day}: {entry.state}{where}{life}")
+        for problem in (*entry.problems, *(status.problems if status is not None else ())):
             click.echo(f"  ! {problem}")
-        for at, event, _ in story:
-            took = f" ({event.milliseconds:.0f} ms)" if event.milliseconds is not None else ""
-            click.echo(f"  {at:%Y-%m-%d %H:%M:%S} UTC  {event.kind:<10} {event.text}{took}")
+        for line in story:
+            took = f" ({line['milliseconds']:.0f} ms)" if line.get("milliseconds") is not None else ""
+            erp_at = line.get("erp_at")
+            clock = f" [{datetime.fromisoformat(erp_at):%H:%M:%S} UTC in the ERP]" if erp_at else ""
+            at = datetime.fromisoformat(line["at"])
+            click.echo(f"  {at:%Y-%m-%d %H:%M:%S} UTC  {line['kind']:<16} {line['text']}{took}{clock}")
 
 
 @cli.command()
@@ -188,18 +216,23 @@ def orders(state: str | None, day: datetime | None, limit: int, as_json: bool) -
     """What the ledger knows: number, day, state, ERP number, and what is wrong. Needs ERP_SYNC_LEDGER_URL alone."""
     from erp_sync.models import LedgerState
 
-    entries = _ledger().list(state=LedgerState(state) if state else None, day=day.date() if day else None, limit=limit)
+    ledger = _ledger()
+    entries = ledger.list(state=LedgerState(state) if state else None, day=day.date() if day else None, limit=limit)
+    statuses = ledger.statuses([entry.order_id for entry in entries])
     if as_json:
-        click.echo(json.dumps([_plain(entry) for entry in entries], ensure_ascii=False))
+        lines = [{**_plain(entry), **_life(statuses.get(entry.order_id))} for entry in entries]
+        click.echo(json.dumps(lines, ensure_ascii=False))
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("order", "day", "state", "ERP order", "total", "problem", box=None)
+    table = Table("order", "day", "state", "ERP order", "there", "total", "problem", box=None)
     for entry in entries:
-        problem = "; ".join(map(str, entry.problems))
+        life = statuses.get(entry.order_id)
+        problem = "; ".join(map(str, (*entry.problems, *(life.problems if life else ()))))
         total = "" if entry.total is None else f"{entry.total:.2f}"
-        table.add_row(entry.number, str(entry.day or ""), entry.state, entry.erp_number, total, problem)
+        there = (life.status if life else None) or ""
+        table.add_row(entry.number, str(entry.day or ""), entry.state, entry.erp_number, there, total, problem)
     # Without markup: "[" is a letter like any other in a number. A pipe gets one line an order, however long.
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
@@ -267,25 +300,28 @@ def _known(numbers: Sequence[str], found: set[str]) -> None:
         raise click.ClickException(f"neither the shop nor the ledger has an order {', '.join(map(repr, unknown))}")
 
 
-def _with_progress(run: Any) -> OrdersResult:
+def _finish_orders(run: Callable[[Callable[[OrdersResult], None]], OrdersResult], as_json: bool) -> None:
+    def words(result: OrdersResult) -> str:
+        return f"sent {result.sent}, adopted {result.adopted}, refused {result.refused}, invalid {result.invalid}"
+
+    result = _with_progress("looking for orders", words, run)
+    _finish(result, ("found", "sent", "adopted", "refused", "invalid", "due", "in_doubt"), as_json)
+
+
+def _with_progress(
+    beginning: str, words: Callable[[Result], str], run: Callable[[Callable[[Result], None]], Result]
+) -> Result:
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("looking for orders")
-
-        def show(result: OrdersResult) -> None:
-            words = f"sent {result.sent}, adopted {result.adopted}, refused {result.refused}, invalid {result.invalid}"
-            progress.update(task, description=words)
-
-        result: OrdersResult = run(show)
-    return result
+        task = progress.add_task(beginning)
+        return run(lambda result: progress.update(task, description=words(result)))
 
 
-def _finish(result: OrdersResult, as_json: bool) -> None:
-    names = ("found", "sent", "adopted", "refused", "invalid", "due", "in_doubt")
+def _finish(result: OrdersResult | StatusesResult, names: Sequence[str], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({name: getattr(result, name) for name in names}))
     else:
@@ -294,13 +330,38 @@ def _finish(result: OrdersResult, as_json: bool) -> None:
         raise result.failure
 
 
-def _plain(entry: Entry) -> dict[str, Any]:
-    def text(value: object) -> object:
-        return value.isoformat() if isinstance(value, date) else str(value) if isinstance(value, Decimal) else value
+def _story(ledger: Ledger, order_id: str) -> list[dict[str, Any]]:
+    """All events of an order, on its way to the ERP and there, the oldest first."""
+    sending = [{"at": at.isoformat(), "state": state, **asdict(event)} for at, event, state in ledger.story(order_id)]
+    living = [
+        {"at": at.isoformat(), "status": status, "kind": event.kind, "text": event.text, "erp_at": _text(event.erp_at)}
+        for at, event, status in ledger.status_story(order_id)
+    ]
+    return sorted([*sending, *living], key=lambda line: datetime.fromisoformat(line["at"]))
 
-    plain = {name: text(value) for name, value in asdict(entry).items()}
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    plain = {name: _text(value) for name, value in asdict(entry).items()}
     del plain["customer_key"], plain["payload_hash"], plain["version"]
     return plain
+
+
+def _life(entry: StatusEntry | None) -> dict[str, Any]:
+    """What has become of it in the ERP; {} before it is there."""
+    if entry is None:
+        return {}
+    invoices = [{name: _text(value) for name, value in asdict(invoice).items()} for invoice in entry.invoices]
+    return {
+        "status": entry.status,
+        "invoices": invoices,
+        "told_status": entry.told_status,
+        "cancellation": entry.cancellation,
+        "status_problems": [asdict(problem) for problem in entry.problems],
+    }
+
+
+def _text(value: object) -> Any:
+    return value.isoformat() if isinstance(value, date) else str(value) if isinstance(value, Decimal) else value
 
 
 @cli.command()

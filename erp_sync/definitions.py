@@ -6,11 +6,11 @@ import warnings
 
 import dagster as dg
 
-from erp_sync.defs.assets import erp_orders, shop_orders
-from erp_sync.defs.jobs import orders_job
+from erp_sync.defs.assets import erp_order_status, erp_orders, shop_order_status, shop_orders
+from erp_sync.defs.jobs import orders_job, statuses_job
 from erp_sync.defs.partitions import business_days
 from erp_sync.defs.resources import ErpSync
-from erp_sync.defs.schedules import yesterday
+from erp_sync.defs.schedules import order_statuses, yesterday
 from erp_sync.defs.sensors import finalized_orders
 from erp_sync.settings import Settings, load_settings
 
@@ -20,16 +20,19 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
 
     Raises Misconfigured for a setting or a profile that is wrong; needs no secret and opens no connection.
     """
-    days = business_days(settings or load_settings())
-    job = orders_job()
+    settings = settings or load_settings()
+    days = business_days(settings)
+    job, statuses = orders_job(), statuses_job()
     with warnings.catch_warnings():
         # Backfill policies and code references are in beta, and wanted: what is deprecated still warns.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        assets = dg.with_source_code_references([shop_orders(days), erp_orders(days)])
+        assets = dg.with_source_code_references(
+            [shop_orders(days), erp_orders(days), erp_order_status(), shop_order_status()]
+        )
     return dg.Definitions(
         assets=assets,
-        jobs=[job],
-        schedules=[yesterday(job, days)],
+        jobs=[job, statuses],
+        schedules=[yesterday(job, days), order_statuses(statuses, settings.statuses.every_minutes)],
         sensors=[finalized_orders(job, days)],
         resources={"erp_sync": erp_sync or ErpSync()},
         executor=dg.in_process_executor,

@@ -52,9 +52,9 @@ def test_definitions_load_without_environment_and_without_warnings() -> None:
     done = _fresh(code, "-W", "error")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
-        "assets": ["erp/orders", "shop/orders"],
+        "assets": ["erp/order_status", "erp/orders", "shop/order_status", "shop/orders"],
         "sensors": {"finalized_orders": "RUNNING"},
-        "schedules": {"yesterdays_orders": "RUNNING"},
+        "schedules": {"order_statuses": "RUNNING", "yesterdays_orders": "RUNNING"},
     }
 
 

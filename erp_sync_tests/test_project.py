@@ -35,6 +35,8 @@ TIERS = {
     "money": 2,
     "erp_fields": 2,
     "customer_fields": 2,
+    "nfe_key": 2,
+    "order_status": 2,
     "mapping": 2,
     "ledger": 3,
     "shop": 3,

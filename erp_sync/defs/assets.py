@@ -1,23 +1,33 @@
-"""What analysts see: the shop's orders and what becomes of them in the ERP."""
+"""What analysts see: the shop's orders, what becomes of them in the ERP, and what the shop knows of it."""
 
 # No `from __future__ import annotations`: Dagster looks at the annotation of `context` itself.
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from erp_sync.defs.names import ERP_ORDERS, LINGER_TAG, OWNERS, SHOP_ORDERS, SWEEP_TAG
+from erp_sync.defs.names import (
+    ERP_ORDER_STATUS,
+    ERP_ORDERS,
+    LINGER_TAG,
+    OWNERS,
+    SHOP_ORDER_STATUS,
+    SHOP_ORDERS,
+    SWEEP_TAG,
+)
 from erp_sync.defs.resources import ErpSync
 from erp_sync.defs.runs import another_waits
 from erp_sync.errors import ErpSyncError
 from erp_sync.mapping import COLUMN_LINEAGE
-from erp_sync.models import LedgerState
+from erp_sync.models import LedgerState, OrderStatus
+from erp_sync.order_status import STATUS_LINEAGE
 from erp_sync.sync.watch import HEARTBEAT_SECONDS
 
 if TYPE_CHECKING:
     from erp_sync.sync.connections import Connections
-    from erp_sync.sync.results import OrdersResult
+    from erp_sync.sync.results import OrdersResult, StatusesResult
+    from erp_sync.sync.statuses import StatusesFlow
 
 DAYS_PER_RUN = 7
 """A range run that fails marks none of its days as done."""
@@ -68,10 +78,108 @@ def erp_orders(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
             failure = result.failure
         except ErpSyncError as error:
             failure = error
-        # The cause alone, in one line: a stack trace of ours tells operators nothing.
-        raise dg.Failure(description=failure.in_full(), metadata={"cause": type(failure).__name__})
+        raise _red(failure)
 
     return orders
+
+
+def erp_order_status() -> dg.AssetsDefinition:
+    fields = sorted({field for fields in STATUS_LINEAGE.values() for field in fields})
+
+    @dg.asset(
+        key=ERP_ORDER_STATUS,
+        deps=[ERP_ORDERS],
+        pool="erp_statuses",
+        group_name="orders",
+        owners=OWNERS,
+        kinds={"protheus"},
+        description=(
+            "What became of the orders that the ERP has: released, blocked, invoiced, delivered, cancelled. No "
+            "history but a state: each run asks for the orders whose turn it is, and cancels what the shop cancelled."
+        ),
+        metadata={"dagster/column_schema": _columns(fields, "field of the ERP")},
+    )
+    def order_status(
+        context: dg.AssetExecutionContext, erp_sync: dg.ResourceParam[ErpSync]
+    ) -> dg.MaterializeResult[None]:
+        connections, result = _statuses(context, erp_sync, lambda flow: flow.ask())
+        ledger = connections.ledger
+        counts = ledger.status_counts()
+        return dg.MaterializeResult(
+            metadata={
+                "orders_asked": result.asked,
+                "orders_changed": result.changed,
+                "orders_cancelled": result.cancelled,
+                "orders_too_late_to_cancel": result.too_late,
+                "cancellations_refused": result.cancel_refused,
+                **{f"now_{status}": counts.get(status, 0) for status in OrderStatus},
+                "now_not_asked_yet": counts.get(None, 0),
+                "now_watched": sum(counts.values()),
+                "longest_overdue_minutes": _minutes_since(ledger.oldest_overdue()),
+            }
+        )
+
+    return order_status
+
+
+def shop_order_status() -> dg.AssetsDefinition:
+    @dg.asset(
+        key=SHOP_ORDER_STATUS,
+        deps=[ERP_ORDER_STATUS],
+        pool="erp_statuses",
+        group_name="orders",
+        owners=OWNERS,
+        kinds={"mysql"},
+        description="The shop's status of each order, with invoice and NF-e key, as the profile's [status] maps it.",
+        metadata={
+            "dagster/column_schema": _columns(sorted(STATUS_LINEAGE), "parameter of [status] write"),
+            "dagster/column_lineage": dg.TableColumnLineage(
+                {
+                    column: [dg.TableColumnDep(ERP_ORDER_STATUS, field) for field in fields]
+                    for column, fields in sorted(STATUS_LINEAGE.items())
+                }
+            ),
+        },
+    )
+    def order_status(
+        context: dg.AssetExecutionContext, erp_sync: dg.ResourceParam[ErpSync]
+    ) -> dg.MaterializeResult[None]:
+        connections, result = _statuses(context, erp_sync, lambda flow: flow.tell())
+        return dg.MaterializeResult(
+            metadata={
+                "orders_told": result.told,
+                "orders_left_alone": result.kept,
+                "now_untold": connections.ledger.untold(),
+                "oldest_unconfirmed_minutes": _minutes_since(connections.ledger.oldest_untold()),
+            }
+        )
+
+    return order_status
+
+
+def _statuses(
+    context: dg.AssetExecutionContext, erp_sync: ErpSync, half: "Callable[[StatusesFlow], StatusesResult]"
+) -> "tuple[Connections, StatusesResult]":
+    """One half of the statuses flow. Raises Failure where the system failed."""
+    try:
+        connections = erp_sync.connections()
+        with connections.ledger.heartbeat(context.run.run_id, "statuses", [], every=HEARTBEAT_SECONDS):
+            result = half(connections.statuses_flow())
+    except ErpSyncError as error:
+        raise _red(error) from None
+    if result.failure is not None:
+        raise _red(result.failure)
+    return connections, result
+
+
+def _red(failure: ErpSyncError) -> dg.Failure:
+    """The cause alone, in one line: a stack trace of ours tells operators nothing."""
+    return dg.Failure(description=failure.in_full(), metadata={"cause": type(failure).__name__})
+
+
+def _minutes_since(moment: datetime | None) -> float:
+    """0.0 where there is none."""
+    return round(max((datetime.now(UTC) - moment).total_seconds() / 60, 0.0), 1) if moment is not None else 0.0
 
 
 def _send(context: dg.AssetExecutionContext, connections: "Connections", days: Sequence[date]) -> "OrdersResult":
@@ -91,8 +199,6 @@ def _report(context: dg.AssetExecutionContext, connections: "Connections", resul
     """Figures that plot: what this run did for the day, and what the ledger says of the day now."""
     done = result.days[day]
     counts = connections.ledger.counts(day)
-    oldest = connections.ledger.oldest_unsent(day)
-    waited = (datetime.now(UTC) - oldest).total_seconds() / 60 if oldest is not None else 0.0
     sent = counts.get(LedgerState.SENT, 0)
     context.add_asset_metadata(
         {
@@ -106,7 +212,7 @@ def _report(context: dg.AssetExecutionContext, connections: "Connections", resul
             "day_refused": counts.get(LedgerState.REFUSED, 0),
             "day_invalid": counts.get(LedgerState.INVALID, 0),
             "dagster/partition_row_count": sent,
-            "oldest_unsent_minutes": round(max(waited, 0.0), 1),
+            "oldest_unsent_minutes": _minutes_since(connections.ledger.oldest_unsent(day)),
             "erp_p95_ms": round(result.p95_milliseconds(), 1),
         },
         partition_key=day.isoformat(),

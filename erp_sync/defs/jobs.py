@@ -1,10 +1,18 @@
-"""The job that sensor and schedule start."""
+"""The jobs that sensor and schedules start."""
 
 from __future__ import annotations
 
 import dagster as dg
 
-from erp_sync.defs.names import ERP_ORDERS, ORDERS_JOB, RUN_TAGS
+from erp_sync.defs.names import (
+    ERP_ORDER_STATUS,
+    ERP_ORDERS,
+    ORDERS_JOB,
+    RUN_TAGS,
+    SHOP_ORDER_STATUS,
+    STATUSES_JOB,
+    STATUSES_TAGS,
+)
 
 
 def orders_job() -> dg.UnresolvedAssetJobDefinition:
@@ -13,4 +21,13 @@ def orders_job() -> dg.UnresolvedAssetJobDefinition:
         selection=dg.AssetSelection.assets(ERP_ORDERS),
         tags=RUN_TAGS,
         description="Sends the finalized orders of a business day to the ERP.",
+    )
+
+
+def statuses_job() -> dg.UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        STATUSES_JOB,
+        selection=dg.AssetSelection.assets(ERP_ORDER_STATUS, SHOP_ORDER_STATUS),
+        tags=STATUSES_TAGS,
+        description="Asks the ERP what became of the orders it has, cancels what the shop cancelled, tells the shop.",
     )

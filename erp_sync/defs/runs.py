@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 
-from erp_sync.defs.names import ERP_ORDERS, ORDERS_JOB
+from erp_sync.defs.names import FLOWS
 from erp_sync.sync.watch import HEARTBEAT_ALIVE
 
 FINISHING_SECONDS = 20.0
@@ -16,21 +16,29 @@ RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_ra
 ON_THE_WAY = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 
 
-def is_ours(run: dg.DagsterRun) -> bool:
-    """Of the orders flow, whoever started it: a run from the UI has another job's name."""
-    return run.job_name == ORDERS_JOB or (run.asset_selection is not None and ERP_ORDERS in run.asset_selection)
+def is_of(flow: str, run: dg.DagsterRun) -> bool:
+    """Whoever started it: a run from the UI has another job's name."""
+    job, assets = FLOWS[flow]
+    return run.job_name == job or (run.asset_selection is not None and bool(assets & run.asset_selection))
 
 
-def another_waits(instance: dg.DagsterInstance) -> bool:
+def another_waits(instance: dg.DagsterInstance, flow: str = "orders") -> bool:
     """Whether a run of this flow is queued: it cannot start before the running one leaves, they share a pool of one."""
     queued = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]), limit=100)
-    return any(is_ours(run) for run in queued)
+    return any(is_of(flow, run) for run in queued)
+
+
+def is_on(instance: dg.DagsterInstance, flow: str) -> bool:
+    """Whether a run of this flow is at work or on its way."""
+    at_work = [*ON_THE_WAY, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    records = instance.get_run_records(dg.RunsFilter(statuses=at_work), limit=100)
+    return any(is_of(flow, record.dagster_run) and not _forgotten(record) for record in records)
 
 
 def days_on_the_way(instance: dg.DagsterInstance) -> set[str] | None:
-    """Partition keys that a run is queued or starting for. None: no run of the flow is on its way."""
+    """Partition keys that a run is queued or starting for. None: no run of the orders flow is on its way."""
     records = instance.get_run_records(dg.RunsFilter(statuses=ON_THE_WAY), limit=100)
-    runs = [record.dagster_run for record in records if is_ours(record.dagster_run) and not _forgotten(record)]
+    runs = [record.dagster_run for record in records if is_of("orders", record.dagster_run) and not _forgotten(record)]
     return {key for run in runs for key in _partition_keys(run)} if runs else None
 
 
@@ -82,7 +90,7 @@ class LostRuns:
         if not instance.run_launcher.supports_check_run_worker_health:
             statuses.append(dg.DagsterRunStatus.STARTING)
         records = instance.get_run_records(dg.RunsFilter(statuses=statuses), limit=100)
-        return [record for record in records if is_ours(record.dagster_run)]
+        return [record for record in records if any(is_of(flow, record.dagster_run) for flow in FLOWS)]
 
     @staticmethod
     def _old(record: dg.RunRecord) -> bool:

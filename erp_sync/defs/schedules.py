@@ -1,11 +1,16 @@
-"""By the clock: yesterday is materialized every night, with zeros if nothing was sold, after a sweep of the shop."""
+"""By the clock: every few minutes what became of the orders; every night, after a sweep of the shop, yesterday, with
+zeros if nothing was sold."""
+
+# No `from __future__ import annotations`: Dagster looks at the annotations themselves.
 
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from erp_sync.defs.names import RUN_TAGS, SWEEP_TAG
+from erp_sync.defs.names import RUN_TAGS, STATUSES_TAGS, SWEEP_TAG
+from erp_sync.defs.resources import ErpSync
+from erp_sync.defs.runs import is_on
 
 
 def yesterday(job: "dg.UnresolvedAssetJobDefinition", days: dg.DailyPartitionsDefinition) -> dg.ScheduleDefinition:
@@ -23,5 +28,27 @@ def yesterday(job: "dg.UnresolvedAssetJobDefinition", days: dg.DailyPartitionsDe
         today = context.scheduled_execution_time.astimezone(zone).date()
         day = (today - timedelta(days=1)).isoformat()
         return dg.RunRequest(partition_key=day, tags={**RUN_TAGS, SWEEP_TAG: "all"})
+
+    return schedule
+
+
+def order_statuses(job: "dg.UnresolvedAssetJobDefinition", every_minutes: int) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name="order_statuses",
+        job=job,
+        cron_schedule=f"*/{every_minutes} * * * *" if every_minutes < 60 else "0 * * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Asks the ERP what became of the orders, unless it is down or the last pass is still at it.",
+    )
+    def schedule(
+        context: dg.ScheduleEvaluationContext, erp_sync: dg.ResourceParam[ErpSync]
+    ) -> dg.RunRequest | dg.SkipReason:
+        gate = erp_sync.connections().gate
+        open_until = gate.breaker_open()
+        if open_until is not None and not gate.probe_is_due():
+            return dg.SkipReason(f"the ERP does not answer; the next probe is at {open_until:%H:%M:%S} UTC")
+        if is_on(context.instance, "statuses"):
+            return dg.SkipReason("the last pass is still at work")
+        return dg.RunRequest(tags=STATUSES_TAGS)
 
     return schedule

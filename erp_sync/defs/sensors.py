@@ -31,8 +31,8 @@ def finalized_orders(job: "dg.UnresolvedAssetJobDefinition", days: dg.DailyParti
     )
     def sensor(context: dg.SensorEvaluationContext, erp_sync: dg.ResourceParam[ErpSync]) -> dg.SensorResult:
         ledger = erp_sync.connections().ledger
-        alive = ledger.heartbeats_alive("orders", HEARTBEAT_ALIVE)
-        lost.report(context.instance, alive, ledger.heartbeats_alive("orders", EVER))
+        alive = ledger.heartbeats_alive(None, HEARTBEAT_ALIVE)
+        lost.report(context.instance, alive, ledger.heartbeats_alive(None, EVER))
         watched = erp_sync.orders_watch().wait(WAIT_SECONDS)
         requests = _requests(context.instance, days, watched)
         return dg.SensorResult(

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from erp_sync.erp.client import ErpClient
 from erp_sync.erp.protheus import Protheus
+from erp_sync.erp.statuses import ErpStatuses
 from erp_sync.ledger.gate import LedgerGate
 from erp_sync.ledger.ledger import Ledger, open_ledger
 from erp_sync.ledger.migrate import migrate
 from erp_sync.settings import Settings
 from erp_sync.shop.database import Shop, open_shop
 from erp_sync.shop.profile import load_profile
+from erp_sync.shop.statuses import ShopStatuses, open_shop_statuses
 from erp_sync.sync.orders import OrdersFlow
+from erp_sync.sync.statuses import StatusesFlow
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,24 @@ class Connections:
     gate: LedgerGate
     erp: Protheus
     client: ErpClient
+    shop_statuses: ShopStatuses | None
+    """None: the profile has no `[status]` block."""
 
     def close(self) -> None:
         """Give back what other processes could use, and close what is open."""
         self.gate.close()
         self.client.close()
         self.shop.close()
+        if self.shop_statuses is not None:
+            self.shop_statuses.close()
         self.ledger.close()
 
     def orders_flow(self) -> OrdersFlow:
         return OrdersFlow(self.shop, self.ledger, self.erp, self.settings)
+
+    def statuses_flow(self) -> StatusesFlow:
+        erp = ErpStatuses(self.client, self.settings)
+        return StatusesFlow(self.shop, self.shop_statuses, self.ledger, erp, self.settings)
 
 
 def open_connections(settings: Settings) -> Connections:
@@ -44,11 +55,13 @@ def open_connections(settings: Settings) -> Connections:
     """
     settings.require_start_day()
     profile = load_profile(settings.shop_profile)
-    shop = open_shop(settings.require_shop_url(), profile)
+    shop_url = settings.require_shop_url()
+    shop = open_shop(shop_url, profile)
+    shop_statuses = open_shop_statuses(shop_url, profile)
     ledger_url = settings.require_ledger_url()
     settings.require_erp()
     migrate(ledger_url)
     ledger = open_ledger(ledger_url)
     gate = LedgerGate.from_settings(ledger, settings.erp)
     client = ErpClient.from_settings(settings, gate)
-    return Connections(settings, shop, ledger, gate, Protheus(client, settings), client)
+    return Connections(settings, shop, ledger, gate, Protheus(client, settings), client, shop_statuses)
