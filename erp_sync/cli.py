@@ -256,13 +256,18 @@ def profile() -> None:
 )
 @JSON
 def profile_check(file: str, sample: int, as_json: bool) -> None:
-    """Check a profile (a path, or a shipped name such as `laravel`) against the shop, without touching its data."""
+    """Check a profile (a path, or a shipped name such as `laravel`) against the shop.
+
+    Its data stays as it is: statuses are written to the newest order in a transaction that is rolled back.
+    """
     from erp_sync.settings import load_settings
     from erp_sync.shop.check import check_profile
     from erp_sync.shop.database import open_shop
     from erp_sync.shop.profile import load_profile
+    from erp_sync.shop.statuses import open_shop_statuses
 
-    findings = check_profile(open_shop(load_settings().require_shop_url(), load_profile(file)), sample=sample)
+    url, described = load_settings().require_shop_url(), load_profile(file)
+    findings = check_profile(open_shop(url, described), open_shop_statuses(url, described), sample=sample)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))
     else:

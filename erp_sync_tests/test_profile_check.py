@@ -11,8 +11,9 @@ from erp_sync.sandbox.shop import DemoShop, catalogue, create_schema
 from erp_sync.shop.check import Finding, check_profile
 from erp_sync.shop.database import Shop, open_shop
 from erp_sync.shop.grants import needed_grants, read_tables
-from erp_sync.shop.profile import ReadSection, StockSection, load_profile
+from erp_sync.shop.profile import ReadSection, StatusSection, StockSection, load_profile
 from erp_sync.shop.statement import Statement
+from erp_sync.shop.statuses import open_shop_statuses
 from erp_sync_tests.mariadb import MariaDB
 
 LARAVEL = load_profile("laravel")
@@ -48,8 +49,11 @@ def findings(url: str, *, orders: tuple[str, str] = ("", ""), lines: tuple[str, 
 
 
 def checked(shop: Shop) -> list[Finding]:
-    found = check_profile(shop)
+    statuses = open_shop_statuses(shop.engine.url.render_as_string(hide_password=False), shop.profile)
+    found = check_profile(shop, statuses)
     shop.close()
+    if statuses is not None:
+        statuses.close()
     return [finding for finding in found if finding.level != "ok" and finding.subject != "grants"]
 
 
@@ -96,6 +100,34 @@ def test_a_case_blind_look_for_skus_is_found(demo: DemoShop, database_url: str) 
     )
     found = checked(open_shop(database_url, LARAVEL.model_copy(update={"stock": stock})))
     assert any(f.level == "error" and "is found 2 times" in f.message for f in found), found
+
+
+@pytest.mark.parametrize(
+    ("change", "subject", "message"),
+    [
+        (("AS status FROM", "AS state FROM"), "profile", "lacks the column status"),
+        (("SET status = :status", "SET status = 'paid'"), "[status] write", "the shop show 'paid', not 'packing'"),
+        (("WHERE o.number = :number", "WHERE o.number <> :number"), "[status] find", "more than once"),
+        (("SET status = :status", "SET status = NULL, notes = :status"), "[status] write", "refuses it"),
+    ],
+)
+def test_the_status_block_is_rehearsed_and_nothing_stays(
+    demo: DemoShop, engine: Engine, database_url: str, change: tuple[str, str], subject: str, message: str
+) -> None:
+    status = LARAVEL.status
+    assert status is not None
+    find, write = status.find.sql.replace(*change), [statement.sql.replace(*change) for statement in status.write]
+    assert (find, write) != (status.find.sql, [statement.sql for statement in status.write])
+    if "<>" in find:
+        find = find.replace("AND HEX(o.number) = HEX(:number)", "")
+    section = {"find": find, "write": write, "allow_from": ["paid"], "map": {"released": "packing"}}
+    profile = LARAVEL.model_copy(update={"status": StatusSection.model_validate(section)})
+    with engine.connect() as connection:
+        before = connection.execute(text("SELECT id, status, notes, erp_number FROM orders ORDER BY id")).all()
+    found = checked(open_shop(database_url, profile))
+    assert [finding.subject for finding in found if message in finding.message] == [subject], found
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT id, status, notes, erp_number FROM orders ORDER BY id")).all() == before
 
 
 def test_floats_are_found(mariadb: MariaDB) -> None:

@@ -1,6 +1,7 @@
-"""Whether a profile fits its shop: what a person should know before orders are read through it. Changes nothing.
+"""Whether a profile fits its shop: what a person should know before orders go through it. Changes nothing: what is
+written is rolled back.
 
-Contract: contracts/shop-profile.md, "Checking a profile", the reading part. No finding holds data of a person.
+Contract: contracts/shop-profile.md, "Checking a profile", but for writing stock. No finding holds data of a person.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from erp_sync.shop.rows import (
     key_text,
     plain,
 )
+from erp_sync.shop.statuses import Outcome, ShopStatuses
 
 Level = Literal["ok", "warning", "error"]
 
@@ -50,8 +52,9 @@ class Finding:
     """What to do; "" where nothing is to be done."""
 
 
-def check_profile(shop: Shop, *, sample: int = 200) -> list[Finding]:
-    """Everything that can be said about reading this shop, from its last `sample` orders.
+def check_profile(shop: Shop, statuses: ShopStatuses | None = None, *, sample: int = 200) -> list[Finding]:
+    """Everything that can be said about this shop, from its last `sample` orders. With `statuses`, each status of the
+    map is written to the newest order in a transaction that is rolled back.
 
     Raises ShopUnavailable when the database cannot be asked, Misconfigured when it refuses the login: then there is
     nothing to check. What is wrong with the profile itself is a finding.
@@ -63,13 +66,14 @@ def check_profile(shop: Shop, *, sample: int = 200) -> list[Finding]:
     looks: Sequence[Callable[[], Iterator[Finding]]] = (
         lambda: _rows(shop, sample),
         lambda: _plans(shop),
+        lambda: _rehearsal(shop, statuses),
         lambda: _encryption(shop),
     )
     for look in looks:
         try:
             findings += look()
         except (Misconfigured, ShopUnavailable) as error:
-            findings.append(Finding("error", "[read]", str(error), "correct the profile's SQL and check again"))
+            findings.append(Finding("error", "profile", str(error), "correct it and check again"))
     return [*findings, *check_grants_of(shop)]
 
 
@@ -236,6 +240,29 @@ def _plans(shop: Shop) -> Iterator[Finding]:
             )
         if not bad:
             yield Finding("ok", part, f"the {what} uses indexes")
+
+
+def _rehearsal(shop: Shop, statuses: ShopStatuses | None) -> Iterator[Finding]:
+    if statuses is None:
+        return
+    newest = shop.query(ORDERS, f"{HEAD} FROM (\n{shop.profile.read.orders.sql}\n) q ORDER BY q.order_id DESC LIMIT 1")
+    row = shop.read(lambda connection: shop.rows(connection, newest))
+    if not row:
+        return  # that there is no order was said before
+    number = shop.head(row[0]).number
+    bad = False
+    for value, outcome in statuses.rehearse(number).items():
+        if outcome.outcome is Outcome.UNKNOWN:
+            yield Finding("error", "[status] find", f"finds no order {number}", "compare it with [read] orders.number")
+            return
+        if outcome.outcome is Outcome.AMBIGUOUS:
+            yield Finding("error", "[status] find", f"finds order {number} more than once", "compare to the letter")
+            return
+        if outcome.outcome is Outcome.FAILED:
+            bad = True
+            yield Finding("error", "[status] write", f"status {value!r} cannot be written: {outcome.why}", "correct it")
+    if not bad:
+        yield Finding("ok", "[status] write", f"every status of the map could be written to {number} (rolled back)")
 
 
 def _full_scan(row: Row) -> tuple[str, int] | None:

@@ -242,6 +242,9 @@ class Shop:
             ("fetch", self._orders, {"keys": keys, "order_ids": keys, "since": self._fetch_since}),
             ("fetch", self._lines, {"keys": keys, "order_ids": keys}),
         ]
+        if self.profile.status is not None:
+            find = self.query("[status] find", self.profile.status.find.sql)
+            looks.append(("look for one order", find, {"number": str(row[0]["number"]) if row else ""}))
 
         def ask(connection: Connection) -> list[tuple[str, str, Sequence[Row]]]:
             return [

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,11 +13,13 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from erp_sync.errors import Misconfigured
 from erp_sync.shop.connection import shop_engine
 from erp_sync.shop.profile import Profile, StatusSection
 from erp_sync.shop.rows import plain
 from erp_sync.shop.writing import ChangedMeanwhile, Command, ShopWriter
 
+_SOME_DAY = datetime(2026, 1, 2)  # noqa: DTZ001 - the shop's wall clock
 TOGETHER = 50
 """Orders of one transaction: their rows are locked for some milliseconds."""
 
@@ -70,6 +73,14 @@ class _NoEffect(Exception):
     """The transaction is rolled back; the message says why."""
 
 
+class _Rehearsed(Exception):
+    """Rolls a rehearsal back."""
+
+    def __init__(self, outcome: StatusOutcome) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
 class ShopStatuses:
     """Thread-safe. Raises ShopUnavailable when the database cannot be asked now, and Misconfigured when a person must
     correct the profile or grant a right."""
@@ -91,6 +102,28 @@ class ShopStatuses:
             outcomes += self._together(wanted[start : start + TOGETHER], commit_by)
         return outcomes
 
+    def rehearse(self, number: str) -> dict[str, StatusOutcome]:
+        """Every value of `map` written to this order as if it might be, and rolled back: what would come of it."""
+        return {value: self._rehearse(number, value) for value in dict.fromkeys(self._section.map.values())}
+
+    def _rehearse(self, number: str, value: str) -> StatusOutcome:
+        details: dict[str, str | datetime | None] = {
+            **{"erp_number": "000001", "invoice_number": "000000001", "invoice_series": "1", "invoice_key": "0" * 44},
+            **{"tracking_code": "BR000000000BR", "invoiced_at": _SOME_DAY, "delivered_at": _SOME_DAY},
+        }
+
+        def work(connection: Connection, _outside: Connection | None) -> None:
+            ours = self._found(connection, number)
+            raise _Rehearsed(self._one(connection, None, StatusWrite(number, value, details, news=True, ours=ours)))
+
+        try:
+            self._writer.transaction(work, commit_by=time.monotonic())
+        except _Rehearsed as rehearsed:
+            return rehearsed.outcome
+        except (DBAPIError, _NoEffect) as error:
+            return StatusOutcome(Outcome.FAILED, why=_why(error))
+        raise AssertionError
+
     def _together(self, wanted: Sequence[StatusWrite], commit_by: float) -> list[StatusOutcome]:
         # Always in the same order, so that two writers queue up instead of deadlocking.
         order = sorted(range(len(wanted)), key=lambda index: wanted[index].number)
@@ -103,8 +136,7 @@ class ShopStatuses:
         except (DBAPIError, _NoEffect) as error:
             if len(wanted) > 1:
                 return [self._together([one], commit_by)[0] for one in wanted]
-            why = str(error) if isinstance(error, _NoEffect) else f"the shop's database refuses it ({_kind(error)})"
-            return [StatusOutcome(Outcome.FAILED, why=why)]
+            return [StatusOutcome(Outcome.FAILED, why=_why(error))]
         return [done[index] for index in range(len(wanted))]
 
     def _one(self, connection: Connection, outside: Connection | None, wanted: StatusWrite) -> StatusOutcome:
@@ -133,7 +165,11 @@ class ShopStatuses:
 
     def _found(self, connection: Connection, number: str) -> list[str]:
         """What each row of the shop with this number shows."""
-        return [plain(row["status"]) for row in self._find.execute(connection, {"number": number}).mappings()]
+        rows = self._find.execute(connection, {"number": number}).mappings().all()
+        if rows and "status" not in rows[0]:
+            name = self._writer.profile_name
+            raise Misconfigured(f"profile {name}: [status] find lacks the column status: write ... AS status")
+        return [plain(row["status"]) for row in rows]
 
     def _value(self, present: str, wanted: StatusWrite) -> str | None:
         """What the shop is to show; None: it is left alone.
@@ -154,8 +190,10 @@ class ShopStatuses:
         return value
 
 
-def _kind(error: DBAPIError) -> str:
-    """Its number and class alone: the text may repeat what was written."""
+def _why(error: DBAPIError | _NoEffect) -> str:
+    """Of a database's error its class and number alone: the text may repeat what was written."""
+    if isinstance(error, _NoEffect):
+        return str(error)
     args = getattr(error.orig, "args", ())
     code = f" {args[0]}" if args and isinstance(args[0], int) else ""
-    return f"{type(error.orig).__name__}{code}"
+    return f"the shop's database refuses it ({type(error.orig).__name__}{code})"

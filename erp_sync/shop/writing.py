@@ -37,6 +37,10 @@ class ShopWriter:
         self._profile = profile
         self.is_sqlite = engine.dialect.name == "sqlite"
 
+    @property
+    def profile_name(self) -> str:
+        return self._profile.name
+
     def close(self) -> None:
         self._engine.dispose()
 

@@ -52,16 +52,16 @@ def _drain(orders: int, tell: Connection) -> None:
     connections = open_connections(load_settings())
     flow = connections.orders_flow()
     connections.erp.probe()
-    before = _high_water()
+    before = high_water_mb()
     for _ in range(PASSES):
         result = flow.run(sweep=None)
         assert result.failure is None, result.failure
         if connections.ledger.counts() == {LedgerState.SENT: orders}:
-            tell.send((before, _high_water()))
+            tell.send((before, high_water_mb()))
             return
 
 
-def _high_water() -> float:
+def high_water_mb() -> float:
     """The most that this process ever had in memory, in MB. Of its own pages: `getrusage` counts its parent's too."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     if found is None:
