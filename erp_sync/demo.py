@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erp_sync.errors import ErpSyncError, Misconfigured
-from erp_sync.models import LedgerState
+from erp_sync.models import LedgerState, OrderStatus
 from erp_sync.sandbox.background import SandboxErp, start_in_background
 from erp_sync.sandbox.config import Fault, SandboxConfig, Switches
+from erp_sync.sandbox.erp_users import ErpUsers
 from erp_sync.sandbox.shop import BAD_KINDS, ODD_KINDS, DemoShop, PlacedOrder, catalogue, create_schema
 from erp_sync.settings import load_settings
 from erp_sync.sync.connections import Connections, open_connections
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 PRODUCTS = 200
 GIVE_UP_SECONDS = 600
+ERP_PACE = 0.15
+"""Of how many rounds of the demo's loop, five in a second, an ERP user does something."""
+CANCELLED_SHARE = 0.05
 WRITE_TIMEOUT = 3.0
 CONFIG = """\
 [erp]
@@ -50,6 +54,9 @@ max_parallel_writes = 4
 start_day = {start_day}
 linger_seconds = 60
 carriers = {{ sedex = "000001", pac = "000002", transportadora = "000003" }}
+[statuses]
+every_minutes = 1
+delivered_from = "f2_dtentr"
 """
 FAULTS = (
     Fault(kind="commit_then_drop", endpoint="create_order", probability=0.04),
@@ -152,12 +159,17 @@ class Report:
     unsettled: int = 0
     """Whose ledger entry is not final."""
     adopted: int = 0
+    cancelled: int = 0
+    """Orders that the shop cancelled after they were sent."""
+    strayed: list[str] = field(default_factory=list)
+    """Orders whose shop row does not say what the ERP says in the end."""
     requests: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def exact_all(self) -> bool:
-        return self.exact == self.orders and self.bad == self.bad_refused and not self.unsettled
+        settled = self.bad == self.bad_refused and not self.unsettled
+        return self.exact == self.orders and settled and not self.strayed
 
     @property
     def requests_per_order(self) -> float:
@@ -176,6 +188,8 @@ class Report:
             "bad_sent": self.bad_sent,
             "unsettled": self.unsettled,
             "adopted": self.adopted,
+            "cancelled": self.cancelled,
+            "strayed": self.strayed,
             "requests": self.requests,
             "requests_per_order": round(self.requests_per_order, 2),
             "seconds": round(self.seconds, 1),
@@ -193,6 +207,7 @@ def run_once(count: int, *, faults: bool, seed: int, show: bool) -> Report:
         report.seconds = time.perf_counter() - started
         report.adopted = adopted
         report.requests = on.erp.admin("GET", "/state")["requests"]
+        report.cancelled, report.strayed = live_on(on, connections, good, seed=seed)
         return report
 
 
@@ -270,6 +285,70 @@ def verify(
     return report
 
 
+def live_on(on: Stage, connections: Connections, orders: list[PlacedOrder], *, seed: int) -> tuple[int, list[str]]:
+    """ERP users do what they do with the orders, the shop cancels some, and statuses and cancellations go both ways
+    until nothing is new. Returns how many the shop cancelled, and the numbers whose shop row then disagrees."""
+    users = ErpUsers(on.erp, random.Random(seed))  # noqa: S311 - a demo's dice
+    flow = connections.statuses_flow()
+    flow.run()
+    cancelled = orders[:: int(1 / CANCELLED_SHARE)]
+    for index in range(2 * len(orders)):
+        users.step()
+        if index % 40 == 0 and index // 40 < len(cancelled):
+            on.shop.cancel(cancelled[index // 40])
+    for order in cancelled[2 * len(orders) // 40 + 1 :]:
+        on.shop.cancel(order)
+    on.erp.set_faults()
+    give_up = time.monotonic() + GIVE_UP_SECONDS
+    while time.monotonic() < give_up:
+        result = flow.run()
+        if isinstance(result.failure, Misconfigured):
+            raise result.failure
+        if (
+            not (result.failure or result.changed or result.told or result.cancelled)
+            and not connections.ledger.statuses_under_way()
+        ):
+            break
+    return len(cancelled), _strayed(on, connections, {order.number for order in orders}, cancelled)
+
+
+def _strayed(on: Stage, connections: Connections, numbers: set[str], cancelled: list[PlacedOrder]) -> list[str]:
+    """By the ERP's screens and the shop's table alone."""
+    from sqlalchemy import select
+
+    from erp_sync.sandbox.shop_schema import orders
+
+    with connections.shop.engine.connect() as connection:
+        rows = {row.number: row for row in connection.execute(select(orders).where(orders.c.number.in_(numbers)))}
+    wanted_gone = {order.number for order in cancelled}
+    strayed = []
+    after = 0
+    while page := on.erp.admin("GET", f"/orders?after={after}&limit=500"):
+        after = page[-1]["record"]
+        for order in page:
+            row = rows.pop(order["external_id"], None)
+            if row is not None and not _agrees(order, row, shop_cancelled=row.number in wanted_gone):
+                strayed.append(row.number)
+    return sorted([*strayed, *rows])
+
+
+def _agrees(order: dict[str, Any], row: Any, *, shop_cancelled: bool) -> bool:
+    gone = order["deleted"] or (order["C5_NOTA"] == "XXXXXXXXX" and not order["invoices"])
+    if gone or shop_cancelled:
+        invoiced = any(item["C6_QTDENT"] for item in order["items"])
+        return row.status == "cancelled" and (gone or invoiced)
+    if not order["invoices"]:
+        return row.status in ("paid", "packing")
+    last = order["invoices"][-1]
+    key = last["key"] or None
+    return (row.invoice_number, row.invoice_series, row.invoice_key) == (last["doc"], last["series"], key)
+
+
+def _statuses(connections: Connections) -> list[tuple[str, int]]:
+    counts = connections.ledger.status_counts()
+    return [(str(status).replace("_", " "), counts.get(status, 0)) for status in OrderStatus]
+
+
 def print_report(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -281,14 +360,16 @@ def print_report(report: Report) -> None:
     table.add_row("bad orders, refused with a reason", f"{report.bad_refused} of {report.bad}")
     table.add_row("bad orders that reached the ERP", str(len(report.bad_sent)))
     table.add_row("answers lost, order found in the ERP", str(report.adopted))
-    table.add_row("requests per order", f"{report.requests_per_order:.2f}")
+    back = report.exact - len(report.strayed)
+    table.add_row("then lived on; the shop says what the ERP says", f"{back}, {report.cancelled} cancelled in the shop")
+    table.add_row("requests per order, sending", f"{report.requests_per_order:.2f}")
     table.add_row("seconds", f"{report.seconds:.1f} ({report.exact / max(report.seconds, 0.001):.0f} orders/s)")
     console = Console()
     console.print(table)
     if report.exact_all:
         console.print("every order is in the ERP exactly once")
     else:
-        for name in ("lost", "twice", "wrong_total", "bad_sent"):
+        for name in ("lost", "twice", "wrong_total", "bad_sent", "strayed"):
             if numbers := getattr(report, name):
                 console.print(f"{name.replace('_', ' ')}: {', '.join(numbers)}")
 
@@ -318,14 +399,14 @@ def run_until_interrupted(*, faults: bool, seed: int, port: int) -> None:
             console.print(f"what became of each: ERP_SYNC_LEDGER_URL={ledger_url} erp-sync orders", soft_wrap=True)
             console.print("an order every few seconds; Ctrl-C ends everything\n")
             try:
-                _orders_arrive(on.shop, connections, dagster, console)
+                _orders_arrive(on, connections, dagster, console)
             except KeyboardInterrupt:
                 console.print("\nending; nothing is left behind")
 
 
-def _orders_arrive(
-    shop: DemoShop, connections: Connections, dagster: list[subprocess.Popen[bytes]], console: Any
-) -> None:
+def _orders_arrive(on: Stage, connections: Connections, dagster: list[subprocess.Popen[bytes]], console: Any) -> None:
+    shop, users = on.shop, ErpUsers(on.erp, random.Random())  # noqa: S311 - a demo's dice
+    cancellable: deque[PlacedOrder] = deque(maxlen=20)
     placed: dict[str, float] = {}
     waits: list[float] = []
     next_order = next_line = time.monotonic()
@@ -336,6 +417,12 @@ def _orders_arrive(
             order = shop.place_bad_order(kinds[len(placed) // 15 % len(kinds)]) if kinds else shop.checkout()
             placed[str(order.order_id)] = now
             next_order = now + random.expovariate(0.5)
+            if kinds and cancellable:
+                shop.cancel(cancellable.popleft())
+            elif not kinds:
+                cancellable.append(order)
+        if random.random() < ERP_PACE:  # noqa: S311 - a demo's dice
+            users.step()
         try:
             counts = Counter(connections.ledger.counts())
             for order_id, entry in connections.ledger.entries(list(placed)).items():
@@ -351,6 +438,8 @@ def _orders_arrive(
                 f"{state.value.replace('_', ' ')} {counts[state]}" for state in LedgerState if counts[state]
             )
             console.print(f"finalized {len(placed)}; ledger: {words or 'nothing yet'}; shop to ERP, median {middle}")
+            there = ", ".join(f"{status} {count}" for status, count in _statuses(connections) if count)
+            console.print(f"  in the ERP: {there or 'not asked yet'}; told to the shop: {connections.ledger.told()}")
         time.sleep(0.2)
     raise Misconfigured("Dagster's web server or daemon has ended by itself: start the demo again")
 

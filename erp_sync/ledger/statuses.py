@@ -13,7 +13,7 @@ from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, or_, select, update
 
 from erp_sync.ledger.part import LedgerPart
 from erp_sync.ledger.status_entry import StatusChange, StatusEntry, StatusEvent
@@ -117,6 +117,18 @@ class Statuses(LedgerPart):
         """Sent orders that are not final, by status; None: not asked yet."""
         query = select(statuses.c.status, func.count().label("n")).where(statuses.c.next_at.is_not(None))
         return {row.status: row.n for row in self._database.rows(query.group_by(statuses.c.status))}
+
+    def told(self) -> int:
+        """Of how many orders the shop was told something."""
+        query = select(func.count()).select_from(statuses).where(statuses.c.told_hash != "")
+        return int(self._database.rows(query)[0][0])
+
+    def statuses_under_way(self) -> int:
+        """Orders in the middle of something: a cancellation, a second look, a claim on the shop's row."""
+        settled = [OrderStatus.CANCELLED, OrderStatus.DELETED, OrderStatus.NOT_FOUND]
+        second_look = and_(statuses.c.missing_since.is_not(None), statuses.c.status.not_in(settled))
+        busy = or_(statuses.c.cancel_at.is_not(None), statuses.c.telling_until.is_not(None), second_look)
+        return int(self._database.rows(select(func.count()).select_from(statuses).where(busy))[0][0])
 
     def oldest_untold(self) -> datetime | None:
         """Since when the change is known that waits longest to be told to the shop."""
