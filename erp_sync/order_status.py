@@ -7,6 +7,7 @@ Quantities, releases and live invoices decide.
 from __future__ import annotations
 
 import hashlib
+import json
 
 from erp_sync.models import OrderProgress, OrderStatus
 
@@ -77,7 +78,7 @@ def _rule(order: OrderProgress) -> OrderStatus:
         return OrderStatus.CANCELLED
     if some_invoiced and (eliminated or only_residue):
         return OrderStatus.INVOICED_SHORT
-    if (items and not open_items) or order.release_flag == _CLOSED:
+    if (some_invoiced and not open_items) or order.release_flag == _CLOSED:
         return OrderStatus.INVOICED
     if some_invoiced:
         return OrderStatus.PARTIALLY_INVOICED
@@ -109,9 +110,12 @@ def unknown_codes(order: OrderProgress) -> list[str]:
 
 def fingerprint(order: OrderProgress) -> str:
     """Of header and lines: while it stays the same, neither a quantity nor a flag has moved."""
-    items = [f"{item.quantity}/{item.invoiced}/{item.released}/{item.block}/{item.invoice}" for item in order.items]
-    parts = [order.external_id, order.note, order.release_flag, order.block, order.tracking_code, *sorted(items)]
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
+    # 2 and 2.00 are one quantity, whichever of them the ERP writes today.
+    figures = [(item.quantity, item.invoiced, item.released) for item in order.items]
+    lines = [[format(figure.normalize(), "f") for figure in line] for line in figures]
+    items = sorted([*line, item.block, item.invoice] for line, item in zip(lines, order.items, strict=True))
+    flags = [order.external_id, order.note, order.release_flag, order.block, order.tracking_code]
+    return hashlib.sha256(json.dumps([flags, items]).encode()).hexdigest()[:32]
 
 
 def _is_eliminated(note: str) -> bool:

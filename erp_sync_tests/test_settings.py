@@ -221,7 +221,10 @@ def test_an_empty_variable_is_an_absent_one(toml: Write, monkeypatch: pytest.Mon
         ('[statuses]\ndelivered_from = "x"', "statuses.delivered_from = 'x': Input should be 'none'"),
         ('[statuses]\ncancel_mode = "x"', "statuses.cancel_mode = 'x': Input should be 'auto'"),
         ("[statuses]\nevery_minutes = 7", "statuses.every_minutes = 7: Input should be 1, 2, 3"),
-        ('[statuses]\nissuers = ["11.222.333/0001-81"]', "statuses.issuers.0 = '11.222.333/0001-81': String should match"),
+        (
+            '[statuses]\nissuers = ["11.222.333/0001-81"]',
+            "statuses.issuers.0 = '11.222.333/0001-81': String should match",
+        ),
         ('[statuses]\ntracking_field = "F2_RASTR"', "statuses.tracking_field = 'F2_RASTR': must be a field of SC5"),
         ("[stock]\nwarehouses = []", "stock.warehouses: List should have at least 1 item"),
         ('[stock]\nwarehouses = "01"', "stock.warehouses = '01': Input should be a valid list"),

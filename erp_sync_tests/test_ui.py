@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 from playwright.sync_api import Page, expect, sync_playwright
 
 from erp_sync.demo import Stage, environment, stage
+from erp_sync.sandbox.shop_schema import orders
 from erp_sync.settings import load_settings
 from erp_sync.sync.connections import open_connections
 from erp_sync_tests.live import CONFIG, LiveDagster, numbers_in, today, until
@@ -36,7 +39,7 @@ PATIENCE = 40_000
 
 @pytest.fixture
 def live() -> Iterator[tuple[Stage, LiveDagster]]:
-    with stage(latency_ms=20, config=CONFIG) as on, LiveDagster(on) as dagster:
+    with stage(latency_ms=20, config=CONFIG + "[statuses]\nevery_minutes = 1\n") as on, LiveDagster(on) as dagster:
         yield on, dagster
 
 
@@ -138,12 +141,55 @@ def _the_asset_graph(page: Page, dagster: LiveDagster) -> None:
     """shop/orders, which is only observed, on the left; erp/orders, which is made from it, on the right."""
     page.goto(f"{dagster.url}/locations/erp_sync.definitions/asset-groups/orders/lineage")
     expect(page.get_by_text("81 partitions")).to_have_count(2)
-    mysql, protheus = page.get_by_text("MySQL").bounding_box(), page.get_by_text("protheus").bounding_box()
-    assert mysql is not None
-    assert protheus is not None
-    assert mysql["x"] + 200 < protheus["x"], "the graph runs from the shop to the ERP"
+    shops = [page.get_by_text("MySQL").nth(index).bounding_box() for index in range(2)]
+    erps = [page.get_by_text("protheus").nth(index).bounding_box() for index in range(2)]
+    places = sorted([*((box["x"], "shop") for box in shops if box), *((box["x"], "erp") for box in erps if box)])
+    assert [owner for _, owner in places] == ["shop", "erp", "erp", "shop"], "from the shop to the ERP, and back"
     if target := os.environ.get("ERP_SYNC_SCREENSHOT"):
-        page.screenshot(path=target, clip={"x": 430, "y": mysql["y"] - 190, "width": 780, "height": 240})
-    page.mouse.click(protheus["x"] - 220, protheus["y"] - 85)  # the node's labels, beside its links
+        left, right = places[0][0] - 215, places[-1][0] + 70
+        top = min(box["y"] for box in erps if box) - 130
+        page.screenshot(path=target, clip={"x": left, "y": top, "width": right - left, "height": 170})
+    erp = min((box for box in erps if box), key=lambda box: box["x"])
+    page.mouse.click(erp["x"] - 150, erp["y"] - 75)  # the node's labels, beside its links
     expect(page.get_by_text("erp / orders")).to_be_visible()
     expect(page.get_by_text("Every order that the shop finalized").first).to_be_visible()
+
+
+def test_a_status_comes_back_by_the_schedule_and_its_figures_are_plotted(
+    live: tuple[Stage, LiveDagster], page: Page
+) -> None:
+    on, dagster = live
+    order = on.shop.checkout()
+    dagster.start()
+    until("the order is in the ERP", lambda: numbers_in(on) == [order.number], 90)
+    [in_erp] = on.erp.admin("GET", "/orders")
+    invoice = on.erp.admin("POST", f"/orders/{in_erp['branch']}/{in_erp['number']}/invoice", {})
+    row = until("the shop has the invoice", lambda: _invoiced(on, order.order_id), 130)
+    assert (row.invoice_number, row.invoice_key) == (invoice["doc"], invoice["chvnfe"])
+
+    page.goto(f"{dagster.url}/assets/erp/order_status?view=events")
+    expect(page.get_by_text("now_invoiced").first).to_be_visible()
+    _see_plots(page, dagster, "erp/order_status", "now_invoiced")
+    _see_plots(page, dagster, "shop/order_status", "oldest_unconfirmed_minutes")
+    page.goto(f"{dagster.url}/assets/shop/order_status?view=lineage")
+    expect(page.get_by_text("order_status").first).to_be_visible()
+
+
+def _invoiced(on: Stage, order_id: int) -> sa.Row[Any] | None:
+    engine = sa.create_engine(on.environment["ERP_SYNC_SHOP_URL"])
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(orders).where(orders.c.id == order_id)).one()
+    engine.dispose()
+    return row if row.invoice_number else None
+
+
+def _see_plots(page: Page, dagster: LiveDagster, asset: str, figure: str) -> None:
+    """`ERP_SYNC_PICTURES=folder` keeps what was seen."""
+    page.set_viewport_size({"width": 1400, "height": 2200})
+    page.goto(f"{dagster.url}/assets/{asset}")
+    page.get_by_role("button", name="Plots").click()
+    expect(page.get_by_text(figure).first).to_be_visible()
+    expect(page.locator("canvas").first).to_be_visible()
+    if folder := os.environ.get("ERP_SYNC_PICTURES"):
+        page.wait_for_timeout(1500)
+        page.screenshot(path=f"{folder}/{asset.replace('/', '-')}.png")

@@ -143,9 +143,12 @@ def number(row: Row, field: str) -> Decimal:
     """A numeric field, which some answers hold as text. Raises OddRow where it is no number."""
     value = row[field]
     try:
-        return value if isinstance(value, Decimal) else Decimal(value.strip() or "0")
+        figure = value if isinstance(value, Decimal) else Decimal(value.strip() or "0")
     except InvalidOperation:
-        raise OddRow(f"the ERP's {field} is no number: {value!r}") from None
+        figure = Decimal("NaN")
+    if not figure.is_finite():
+        raise OddRow(f"the ERP's {field} is no number: {value!r}")
+    return figure
 
 
 def day(row: Row, field: str) -> date | None:
@@ -154,6 +157,8 @@ def day(row: Row, field: str) -> date | None:
     if not value:
         return None
     try:
+        if len(value) != 8 or not (value.isascii() and value.isdigit()):
+            raise ValueError  # strptime takes 2026112 for 2 November
         return datetime.strptime(value, "%Y%m%d").date()  # noqa: DTZ007 - a day has no zone
     except ValueError:
         raise OddRow(f"the ERP's {field} is no date: {value!r}") from None

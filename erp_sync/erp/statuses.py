@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, time
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +20,7 @@ BATCH = 100
 """C5_NUMs of one IN list: the upper end of what real clients send (contracts/protheus-rest.md, 3)."""
 
 _DELIVERED = "5"
+_CNPJ = re.compile(r"[0-9A-Z]{12}[0-9]{2}")
 _DONE = ("cancelado", "residuo")
 
 InvoiceKey = tuple[str, str, str, str]
@@ -92,8 +94,7 @@ class ErpStatuses:
         by_order: dict[str, dict[InvoiceKey, Row]] = defaultdict(dict)
         for row in self._by_number("SD2", fields, "D2_PEDIDO", numbers):
             by_order[text(row, "D2_PEDIDO")][_invoice_key(row, "D2")] = row
-        documents = [key[0] for rows in by_order.values() for key in rows]
-        headers = self._invoice_headers(documents)
+        headers = self._invoice_headers({key for rows in by_order.values() for key in rows})
         keys = {key: text(header, "F2_CHVNFE") for key, header in headers.items()}
         delivered = self._delivered(headers, keys)
         return {
@@ -119,7 +120,11 @@ class ErpStatuses:
             "motivo": self._statuses.cancel_reason,
             "modo": self._statuses.cancel_mode,
         }
-        return self._cancelling.post(path, body, intent, _cancelled, path_setting="erp.orders_path")
+
+        def proof(answer: Answer) -> CancelAnswer | None:
+            return _cancelled(answer, order_number)
+
+        return self._cancelling.post(path, body, intent, proof, path_setting="erp.orders_path")
 
     def _by_number(
         self,
@@ -135,15 +140,16 @@ class ErpStatuses:
             where = (In(key, batch, self._number_width),)
             yield from self._query.rows(Query(table, fields, where, deleted=deleted, custom=custom))
 
-    def _invoice_headers(self, documents: Sequence[str]) -> dict[InvoiceKey, Row]:
+    def _invoice_headers(self, wanted: Collection[InvoiceKey]) -> dict[InvoiceKey, Row]:
         fields = ["F2_DOC", "F2_SERIE", "F2_CLIENTE", "F2_LOJA", "F2_CHVNFE"]
         if self._statuses.delivered_from == "f2_dtentr":
             fields.append("F2_DTENTR")
         width = self._erp.widths.get("F2_DOC", 9)
         return {
-            _invoice_key(row, "F2"): row
-            for batch in batches(documents, BATCH)
+            key: row
+            for batch in batches(sorted(key[0] for key in wanted), BATCH)
             for row in self._query.rows(Query("SF2", tuple(fields), (In("F2_DOC", batch, width),)))
+            if (key := _invoice_key(row, "F2")) in wanted
         }
 
     def _delivered(
@@ -157,9 +163,7 @@ class ErpStatuses:
         freight = self._freight_deliveries([key[0] for key in headers])
         found: dict[InvoiceKey, datetime] = {}
         for key in headers:
-            # A supplier's document may have the same number and series: the NF-e key says who issued ours.
-            of_issuer = freight.get((key[0], key[1]), {})
-            ours = of_issuer.get(issuer(keys[key])) if len(of_issuer) > 1 else next(iter(of_issuer.values()), None)
+            ours = _of_issuer(freight.get((key[0], key[1]), {}), issuer(keys[key]))
             if ours is not None:
                 found[key] = ours
         return found
@@ -186,6 +190,18 @@ class ErpStatuses:
         return found
 
 
+def _of_issuer(documents: Mapping[str, datetime | None], ours: str) -> datetime | None:
+    """When our document was delivered, of those with one number and series, by issuer: a supplier's may be among them.
+
+    `ours` is the CNPJ in the NF-e key. The freight module may know us by a code of its own: then it is the only one
+    that is not under another's CNPJ.
+    """
+    if ours in documents:
+        return documents[ours]
+    possible = [moment for code, moment in documents.items() if not ours or not _CNPJ.fullmatch(code)]
+    return possible[0] if len(possible) == 1 else None
+
+
 def _invoice_key(row: Row, prefix: str) -> InvoiceKey:
     document, series, customer, store = (text(row, f"{prefix}_{name}") for name in ("DOC", "SERIE", "CLIENTE", "LOJA"))
     return document, series, customer, store
@@ -210,10 +226,11 @@ def _moment(row: Row) -> datetime | None:
     return datetime.combine(on, time(int(hours), int(minutes)) if known else time.min)
 
 
-def _cancelled(answer: Answer) -> CancelAnswer | None:
+def _cancelled(answer: Answer, order_number: str) -> CancelAnswer | None:
     fields = answer.fields()
     situation = str(fields.get("situacao") or "").strip().lower()
-    if situation not in _DONE:
+    of = fields.get("pedido")
+    if situation not in _DONE or (isinstance(of, str) and of.strip() != order_number):
         return None
     form = str(fields.get("forma") or "").strip().lower()
     return CancelAnswer(situation == "residuo", form if form.isalpha() else "", answer.milliseconds)

@@ -218,9 +218,9 @@ class StatusesFlow:
         at_work: set[Future[StatusesResult]] = set()
         failure: ErpSyncError | None = None
         with ThreadPoolExecutor(threads, "statuses") as pool:
-            more = True
+            more, at_once = True, 1
             while more or at_work:
-                while more and len(at_work) < threads:
+                while more and len(at_work) < at_once:
                     batch = next(batches, None)
                     if batch is None:
                         more = False
@@ -234,6 +234,8 @@ class StatusesFlow:
                         # The one that names a setting says more than the silence that follows it.
                         if failure is None or isinstance(error, Misconfigured):
                             failure = error
+                # The first one alone: after an outage it is the breaker's probe, and all others would be turned away.
+                at_once = threads
                 more = more and failure is None and self._monotonic() < running.until
                 running.progress(running.result)
         if failure is not None:
