@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from erp_sync.ledger.ledger import Ledger
     from erp_sync.ledger.status_entry import StatusEntry
     from erp_sync.sync.connections import Connections
-    from erp_sync.sync.results import OrdersResult, StatusesResult
+    from erp_sync.sync.results import OrdersResult, StatusesResult, StockResult
 
-Result = TypeVar("Result", "OrdersResult", "StatusesResult")
+Result = TypeVar("Result", "OrdersResult", "StatusesResult", "StockResult")
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")
 
@@ -160,6 +160,59 @@ def run_statuses(day: datetime | None, numbers: Sequence[str], as_json: bool) ->
     result = _with_progress("asking the ERP", words, lambda show: flow.run(window, budget=math.inf, progress=show))
     names = ("asked", "changed", "told", "kept", "cancelled", "too_late", "cancel_refused")
     _finish(result, names, as_json)
+
+
+@run.command("stock")
+@click.option("--dry-run", is_flag=True, help="Compare only: print what would change, and write nothing.")
+@click.option("--accept", is_flag=True, help="Write it however many stocks change (stock.max_change_share).")
+@JSON
+def run_stock(dry_run: bool, accept: bool, as_json: bool) -> None:
+    """Read the ERP's stock and write what may be sold to the shop: only what differs, and up only by fresh figures.
+
+    Exit code 1 where more than stock.max_change_share of the stocks would change: then nothing is written.
+    """
+    if dry_run and accept:
+        raise click.UsageError("--dry-run writes nothing, so there is nothing to --accept: give one of them")
+    connections = _connections()
+    connections.erp.probe()
+    flow = connections.stock_flow()
+
+    def words(result: StockResult) -> str:
+        return f"products {result.skus}, different {result.different}, written {result.written}"
+
+    result = _with_progress(
+        "reading the ERP's stock",
+        words,
+        lambda show: flow.run(dry_run=dry_run, accept=accept, budget=math.inf, progress=show),
+    )
+    if dry_run and not as_json:
+        for change in result.changes:
+            place = f"{change.sku} ({change.warehouse})" if change.warehouse else change.sku
+            click.echo(f"{place}: {change.before} -> {change.after}")
+        if result.different > len(result.changes):
+            click.echo(f"and {result.different - len(result.changes)} smaller changes")
+    names = (
+        "skus",
+        "found",
+        "unknown",
+        "ambiguous",
+        "different",
+        "written",
+        "raised",
+        "lowered",
+        "held_back",
+        "failed",
+    )
+    _finish(result, names, as_json)
+    if result.guard:
+        raise _Stopped(result.guard)
+
+
+class _Stopped(ErpSyncError):
+    """A guard stopped it: exit code 1."""
+
+    def in_full(self) -> str:
+        return str(self)
 
 
 @cli.command()
@@ -326,7 +379,7 @@ def _with_progress(
         return run(lambda result: progress.update(task, description=words(result)))
 
 
-def _finish(result: OrdersResult | StatusesResult, names: Sequence[str], as_json: bool) -> None:
+def _finish(result: OrdersResult | StatusesResult | StockResult, names: Sequence[str], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({name: getattr(result, name) for name in names}))
     else:

@@ -6,11 +6,18 @@ import warnings
 
 import dagster as dg
 
-from erp_sync.defs.assets import erp_order_status, erp_orders, shop_order_status, shop_orders
-from erp_sync.defs.jobs import orders_job, statuses_job
+from erp_sync.defs.assets import (
+    erp_order_status,
+    erp_orders,
+    erp_stock_balances,
+    shop_order_status,
+    shop_orders,
+    shop_stock_levels,
+)
+from erp_sync.defs.jobs import orders_job, statuses_job, stock_job
 from erp_sync.defs.partitions import business_days
 from erp_sync.defs.resources import ErpSync
-from erp_sync.defs.schedules import order_statuses, yesterday
+from erp_sync.defs.schedules import order_statuses, stock_levels, yesterday
 from erp_sync.defs.sensors import finalized_orders
 from erp_sync.settings import Settings, load_settings
 
@@ -22,17 +29,24 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
     """
     settings = settings or load_settings()
     days = business_days(settings)
-    job, statuses = orders_job(), statuses_job()
+    job, statuses, stock = orders_job(), statuses_job(), stock_job()
     with warnings.catch_warnings():
         # Backfill policies and code references are in beta, and wanted: what is deprecated still warns.
         warnings.simplefilter("ignore", dg.BetaWarning)
         assets = dg.with_source_code_references(
-            [shop_orders(days), erp_orders(days), erp_order_status(), shop_order_status()]
+            [
+                *(shop_orders(days), erp_orders(days), erp_order_status(), shop_order_status()),
+                *(erp_stock_balances(), shop_stock_levels()),
+            ]
         )
     return dg.Definitions(
         assets=assets,
-        jobs=[job, statuses],
-        schedules=[yesterday(job, days), order_statuses(statuses, settings.statuses.every_minutes)],
+        jobs=[job, statuses, stock],
+        schedules=[
+            yesterday(job, days),
+            order_statuses(statuses, settings.statuses.every_minutes),
+            stock_levels(stock, settings.stock.every_minutes),
+        ],
         sensors=[finalized_orders(job, days)],
         resources={"erp_sync": erp_sync or ErpSync()},
         executor=dg.in_process_executor,

@@ -155,6 +155,17 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldLine:
+    """What one line of a shop order holds of the stock."""
+
+    order_id: str
+    sku: str
+    warehouse: str
+    """The ERP's code (C6_LOCAL). "": the shop does not say."""
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class UnreadableOrder:
     """A shop order whose row cannot be understood. It becomes `invalid`; the orders around it go on."""
 

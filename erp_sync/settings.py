@@ -151,11 +151,31 @@ class StatusesSection(_Section):
 
 
 class StockSection(_Section):
-    warehouses: Annotated[list[str], Field(min_length=1)] = ["01"]
+    """`[stock]`: what of the ERP's figures the shop may sell (contracts/protheus-rest.md, 9.3)."""
+
+    warehouses: Annotated[list[Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,4}$")]], Field(min_length=1)] = [
+        "01"
+    ]
     formula: Literal["standard", "simple", "physical"] = "standard"
     subtract_open_orders: bool = True
     buffer: Annotated[int, Field(ge=0)] = 0
+    """Units of every SKU that are never offered."""
+    sku_buffers: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """SKU = units, instead of `buffer`."""
+    warehouse_buffers: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """ERP warehouse = units of every SKU that stay there, besides the other buffers."""
     max_change_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    every_minutes: Literal[1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60] = 5
+    """Of the schedule: what divides an hour."""
+    stale_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
+    """A figure older than this may lower the shop's stock, and never raise it."""
+
+    @model_validator(mode="after")
+    def _known_warehouses(self) -> Self:
+        unknown = sorted(self.warehouse_buffers.keys() - set(self.warehouses))
+        if unknown:
+            raise ValueError(f"warehouse_buffers.{unknown[0]} is none of warehouses: add it there, or remove it")
+        return self
 
 
 class Settings(BaseSettings):

@@ -52,9 +52,12 @@ def test_definitions_load_without_environment_and_without_warnings() -> None:
     done = _fresh(code, "-W", "error")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
-        "assets": ["erp/order_status", "erp/orders", "shop/order_status", "shop/orders"],
+        "assets": [
+            *("erp/order_status", "erp/orders", "erp/stock_balances"),
+            *("shop/order_status", "shop/orders", "shop/stock_levels"),
+        ],
         "sensors": {"finalized_orders": "RUNNING"},
-        "schedules": {"order_statuses": "RUNNING", "yesterdays_orders": "RUNNING"},
+        "schedules": {"order_statuses": "RUNNING", "stock_levels": "RUNNING", "yesterdays_orders": "RUNNING"},
     }
 
 

@@ -37,6 +37,7 @@ TIERS = {
     "customer_fields": 2,
     "nfe_key": 2,
     "order_status": 2,
+    "stock_formula": 2,
     "mapping": 2,
     "ledger": 3,
     "shop": 3,

@@ -109,6 +109,10 @@ def test_the_defaults_are_those_of_the_design() -> None:
             "subtract_open_orders": True,
             "buffer": 0,
             "max_change_share": 0.3,
+            "sku_buffers": {},
+            "warehouse_buffers": {},
+            "every_minutes": 5,
+            "stale_minutes": 15,
         },
     }
 
@@ -231,6 +235,7 @@ def test_an_empty_variable_is_an_absent_one(toml: Write, monkeypatch: pytest.Mon
         ('[stock]\nformula = "F3"', "stock.formula = 'F3': Input should be 'standard', 'simple' or 'physical'"),
         ("[stock]\nbuffer = 1.5", "stock.buffer = 1.5: Input should be a valid integer"),
         ("[stock]\nmax_change_share = 30", "stock.max_change_share = 30: Input should be less than or equal to 1"),
+        ("[stock]\nwarehouse_buffers = { 02 = 1 }", "stock: warehouse_buffers.02 is none of warehouses"),
         ("[stock]\nmax_change_share = 0", "stock.max_change_share = 0: Input should be greater than 0"),
     ],
 )

@@ -2,18 +2,21 @@
 
 # No `from __future__ import annotations`: Dagster looks at the annotation of `context` itself.
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from erp_sync.defs.names import (
     ERP_ORDER_STATUS,
     ERP_ORDERS,
+    ERP_STOCK_BALANCES,
     LINGER_TAG,
     OWNERS,
     SHOP_ORDER_STATUS,
     SHOP_ORDERS,
+    SHOP_STOCK_LEVELS,
     SWEEP_TAG,
 )
 from erp_sync.defs.resources import ErpSync
@@ -22,11 +25,13 @@ from erp_sync.errors import ErpSyncError
 from erp_sync.mapping import COLUMN_LINEAGE
 from erp_sync.models import LedgerState, OrderStatus
 from erp_sync.order_status import STATUS_LINEAGE
+from erp_sync.stock_formula import fields
+from erp_sync.sync.results import StockChange
 from erp_sync.sync.watch import HEARTBEAT_SECONDS
 
 if TYPE_CHECKING:
     from erp_sync.sync.connections import Connections
-    from erp_sync.sync.results import OrdersResult, StatusesResult
+    from erp_sync.sync.results import OrdersResult, StatusesResult, StockResult
     from erp_sync.sync.statuses import StatusesFlow
 
 DAYS_PER_RUN = 7
@@ -84,7 +89,7 @@ def erp_orders(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
 
 
 def erp_order_status() -> dg.AssetsDefinition:
-    fields = sorted({field for fields in STATUS_LINEAGE.values() for field in fields})
+    status_fields = sorted({field for group in STATUS_LINEAGE.values() for field in group})
 
     @dg.asset(
         key=ERP_ORDER_STATUS,
@@ -97,7 +102,7 @@ def erp_order_status() -> dg.AssetsDefinition:
             "What became of the orders that the ERP has: released, blocked, invoiced, delivered, cancelled. No "
             "history but a state: each run asks for the orders whose turn it is, and cancels what the shop cancelled."
         ),
-        metadata={"dagster/column_schema": _columns(fields, "field of the ERP")},
+        metadata={"dagster/column_schema": _columns(status_fields, "field of the ERP")},
     )
     def order_status(
         context: dg.AssetExecutionContext, erp_sync: dg.ResourceParam[ErpSync]
@@ -135,8 +140,8 @@ def shop_order_status() -> dg.AssetsDefinition:
             "dagster/column_schema": _columns(sorted(STATUS_LINEAGE), "parameter of [status] write"),
             "dagster/column_lineage": dg.TableColumnLineage(
                 {
-                    column: [dg.TableColumnDep(ERP_ORDER_STATUS, field) for field in fields]
-                    for column, fields in sorted(STATUS_LINEAGE.items())
+                    column: [dg.TableColumnDep(ERP_ORDER_STATUS, field) for field in group]
+                    for column, group in sorted(STATUS_LINEAGE.items())
                 }
             ),
         },
@@ -155,6 +160,85 @@ def shop_order_status() -> dg.AssetsDefinition:
         )
 
     return order_status
+
+
+def erp_stock_balances() -> dg.AssetSpec:
+    return dg.AssetSpec(
+        ERP_STOCK_BALANCES,
+        description="The ERP's stock balances (SB2) in the configured warehouses, as each stock run reads them.",
+        group_name="stock",
+        owners=OWNERS,
+        kinds={"protheus"},
+        metadata={"dagster/table_name": "SB2", "dagster/column_schema": _columns(_STOCK_FIELDS, "field of the ERP")},
+    )
+
+
+def shop_stock_levels() -> dg.AssetsDefinition:
+    @dg.asset(
+        key=SHOP_STOCK_LEVELS,
+        deps=[ERP_STOCK_BALANCES],
+        pool="erp_stock",
+        group_name="stock",
+        owners=OWNERS,
+        kinds={"mysql"},
+        description=(
+            "What the shop may sell: the ERP's available balance, less what is sold and not yet counted there, less "
+            "the buffer. Only stocks that differ are written, and only up by a fresh figure."
+        ),
+        metadata={
+            "dagster/column_schema": _columns(["quantity"], "parameter of [stock] write"),
+            "dagster/column_lineage": dg.TableColumnLineage(
+                {"quantity": [dg.TableColumnDep(ERP_STOCK_BALANCES, field) for field in _STOCK_FIELDS]}
+            ),
+        },
+    )
+    def stock_levels(
+        context: dg.AssetExecutionContext, erp_sync: dg.ResourceParam[ErpSync]
+    ) -> dg.MaterializeResult[None]:
+        try:
+            connections = erp_sync.connections()
+            with connections.ledger.heartbeat(context.run.run_id, "stock", [], every=HEARTBEAT_SECONDS):
+                result = connections.stock_flow().run()
+        except ErpSyncError as error:
+            raise _red(error) from None
+        if result.read_at is not None:
+            read_at = dg.MetadataValue.timestamp(result.read_at)
+            seen = dg.AssetObservation(ERP_STOCK_BALANCES, metadata={"products": result.skus, "read_at": read_at})
+            context.log_event(seen)
+        if result.failure is not None:
+            raise _red(result.failure)
+        return dg.MaterializeResult(metadata=_stock_figures(result))
+
+    return stock_levels
+
+
+_STOCK_FIELDS = sorted(fields("standard", subtract_open_orders=True))
+
+
+def _stock_figures(result: "StockResult") -> dict[str, Any]:
+    read = result.read_at
+    table = dg.TableSchema(
+        [dg.TableColumn(name, "string" if name in ("sku", "warehouse") else "int") for name in StockChange.__slots__]
+    )
+    changes = [dg.TableRecord(asdict(change)) for change in result.changes]
+    return {
+        "products_in_erp": result.skus,
+        "stocks_in_shop": result.found,
+        "products_unknown_to_shop": result.unknown,
+        "products_ambiguous_in_shop": result.ambiguous,
+        "stocks_different": result.different,
+        "stocks_written": result.written,
+        "stocks_raised": result.raised,
+        "stocks_lowered": result.lowered,
+        "stocks_held_back": result.held_back,
+        "stocks_failed": result.failed,
+        "in_flight_orders": result.in_flight_orders,
+        "in_flight_units": result.in_flight_units,
+        "figures_age_seconds": round((datetime.now(UTC) - read).total_seconds(), 1) if read is not None else 0.0,
+        "largest_changes": dg.MetadataValue.table(changes, table),
+        "examples": dg.MetadataValue.json({kind: list(skus) for kind, skus in result.examples.items()}),
+        "stopped_by_guard": result.guard or "no",
+    }
 
 
 def _statuses(

@@ -10,8 +10,11 @@ from erp_sync.defs.names import (
     ORDERS_JOB,
     RUN_TAGS,
     SHOP_ORDER_STATUS,
+    SHOP_STOCK_LEVELS,
     STATUSES_JOB,
     STATUSES_TAGS,
+    STOCK_JOB,
+    STOCK_TAGS,
 )
 
 
@@ -30,4 +33,13 @@ def statuses_job() -> dg.UnresolvedAssetJobDefinition:
         selection=dg.AssetSelection.assets(ERP_ORDER_STATUS, SHOP_ORDER_STATUS),
         tags=STATUSES_TAGS,
         description="Asks the ERP what became of the orders it has, cancels what the shop cancelled, tells the shop.",
+    )
+
+
+def stock_job() -> dg.UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        STOCK_JOB,
+        selection=dg.AssetSelection.assets(SHOP_STOCK_LEVELS),
+        tags=STOCK_TAGS,
+        description="Reads the ERP's stock and writes what may be sold to the shop.",
     )

@@ -6,8 +6,11 @@ SHOP_ORDERS = dg.AssetKey(["shop", "orders"])
 ERP_ORDERS = dg.AssetKey(["erp", "orders"])
 ERP_ORDER_STATUS = dg.AssetKey(["erp", "order_status"])
 SHOP_ORDER_STATUS = dg.AssetKey(["shop", "order_status"])
+ERP_STOCK_BALANCES = dg.AssetKey(["erp", "stock_balances"])
+SHOP_STOCK_LEVELS = dg.AssetKey(["shop", "stock_levels"])
 ORDERS_JOB = "orders"
 STATUSES_JOB = "statuses"
+STOCK_JOB = "stock"
 FLOW_TAG = "erp_sync/flow"
 LINGER_TAG = "erp_sync/linger"
 """On runs that the sensor started: they go on looking for orders. A backfill does not."""
@@ -15,9 +18,11 @@ SWEEP_TAG = "erp_sync/sweep"
 """all: look at every order of the shop first; first: only if that was never done."""
 RUN_TAGS = {FLOW_TAG: "orders", "dagster/max_runtime": "300"}
 STATUSES_TAGS = {FLOW_TAG: "statuses", "dagster/max_runtime": "300"}
+STOCK_TAGS = {FLOW_TAG: "stock", "dagster/max_runtime": "300"}
 FLOWS = {
     "orders": (ORDERS_JOB, frozenset({ERP_ORDERS})),
     "statuses": (STATUSES_JOB, frozenset({ERP_ORDER_STATUS, SHOP_ORDER_STATUS})),
+    "stock": (STOCK_JOB, frozenset({SHOP_STOCK_LEVELS})),
 }
 """Flow = its job and the assets that it makes."""
 OWNERS = ["team:integration"]

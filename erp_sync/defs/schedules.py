@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from erp_sync.defs.names import RUN_TAGS, STATUSES_TAGS, SWEEP_TAG
+from erp_sync.defs.names import RUN_TAGS, STATUSES_TAGS, STOCK_TAGS, SWEEP_TAG
 from erp_sync.defs.resources import ErpSync
 from erp_sync.defs.runs import is_on
 
@@ -33,22 +33,36 @@ def yesterday(job: "dg.UnresolvedAssetJobDefinition", days: dg.DailyPartitionsDe
 
 
 def order_statuses(job: "dg.UnresolvedAssetJobDefinition", every_minutes: int) -> dg.ScheduleDefinition:
+    what = "Asks the ERP what became of orders"
+    return _every(every_minutes, job, "statuses", name="order_statuses", tags=STATUSES_TAGS, what=what)
+
+
+def stock_levels(job: "dg.UnresolvedAssetJobDefinition", every_minutes: int) -> dg.ScheduleDefinition:
+    what = "Lets the shop's stock follow the ERP's"
+    return _every(every_minutes, job, "stock", name="stock_levels", tags=STOCK_TAGS, what=what)
+
+
+def _every(
+    minutes: int, job: "dg.UnresolvedAssetJobDefinition", flow: str, *, name: str, tags: dict[str, str], what: str
+) -> dg.ScheduleDefinition:
     @dg.schedule(
-        name="order_statuses",
+        name=name,
         job=job,
-        cron_schedule=f"*/{every_minutes} * * * *" if every_minutes < 60 else "0 * * * *",
+        cron_schedule=f"*/{minutes} * * * *" if minutes < 60 else "0 * * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Asks the ERP what became of the orders, unless it is down or the last pass is still at it.",
+        description=f"{what}, unless the ERP is down or the last pass is still at it.",
     )
     def schedule(
         context: dg.ScheduleEvaluationContext, erp_sync: dg.ResourceParam[ErpSync]
     ) -> dg.RunRequest | dg.SkipReason:
-        gate = erp_sync.connections().gate
-        open_until = gate.breaker_open()
-        if open_until is not None and not gate.probe_is_due():
+        connections = erp_sync.connections()
+        if flow == "stock" and connections.shop_stock is None:
+            return dg.SkipReason(f"profile {connections.shop.profile.name} has no [stock] block")
+        open_until = connections.gate.breaker_open()
+        if open_until is not None and not connections.gate.probe_is_due():
             return dg.SkipReason(f"the ERP does not answer; the next probe is at {open_until:%H:%M:%S} UTC")
-        if is_on(context.instance, "statuses"):
+        if is_on(context.instance, flow):
             return dg.SkipReason("the last pass is still at work")
-        return dg.RunRequest(tags=STATUSES_TAGS)
+        return dg.RunRequest(tags=tags)
 
     return schedule

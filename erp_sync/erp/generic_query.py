@@ -40,6 +40,12 @@ TABLES: Mapping[str, frozenset[str]] = {
     "SF2": frozenset({"F2_DOC", "F2_SERIE", "F2_CLIENTE", "F2_LOJA", "F2_EMISSAO", "F2_CHVNFE", "F2_DTENTR"}),
     "GW1": frozenset({"GW1_NRDC", "GW1_SERDC", "GW1_EMISDC", "GW1_SIT"}),
     "GWU": frozenset({"GWU_NRDC", "GWU_SERDC", "GWU_EMISDC", "GWU_SEQ", "GWU_DTENT", "GWU_HRENT"}),
+    "SB2": frozenset(
+        {
+            *("B2_COD", "B2_LOCAL", "B2_QATU", "B2_RESERVA", "B2_QPEDVEN", "B2_QEMP", "B2_QACLASS"),
+            *("B2_QEMPSA", "B2_QEMPPRJ", "B2_QTNP", "B2_QEMPPRE"),
+        }
+    ),
     "SA1": frozenset({"A1_COD", "A1_LOJA", "A1_CGC", "A1_MSBLQL"}),
     "SE4": frozenset({"E4_CODIGO"}),
 }
@@ -77,13 +83,28 @@ class In:
 
 
 @dataclass(frozen=True, slots=True)
+class AtLeast:
+    """The field is this value or comes after it, as the database orders."""
+
+    field: str
+    value: str
+
+    @property
+    def values(self) -> Sequence[str]:
+        return (self.value,)
+
+    def sql(self) -> str:
+        return f"{self.field}>={literal(self.value)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """Fields of one table where all conditions hold. Raises ValueError for names that are not allowed, and for
     values that hold control characters."""
 
     table: str
     fields: tuple[str, ...]
-    where: tuple[In, ...]
+    where: tuple[In | AtLeast, ...]
     deleted: bool = False
     """Deleted rows too; `is_deleted` tells them."""
     custom: tuple[str, ...] = ()
@@ -105,15 +126,16 @@ class Query:
     def columns(self) -> tuple[str, ...]:
         return (self.branch_field, *self.fields, *([DELETED] if self.deleted else []), RECORD)
 
-    def parameters(self, page: int) -> list[tuple[str, str]]:
+    def parameters(self, page: int, order: Sequence[str] = (), size: int = PAGE_SIZE) -> list[tuple[str, str]]:
+        """Rows of equal rank in `order` follow in that of their creation."""
         return [
             ("tables", self.table),
             ("fields", ",".join(self.columns)),
             ("where", " AND ".join(condition.sql() for condition in self.where)),
             *([("DeletedFilter", "false")] if self.deleted else []),
-            ("order", RECORD),
+            ("order", ",".join([*order, RECORD])),
             ("page", str(page)),
-            ("pageSize", str(PAGE_SIZE)),
+            ("pageSize", str(size)),
         ]
 
 
@@ -204,6 +226,16 @@ class GenericQuery:
             if len(rows) > MAX_ROWS:
                 raise ErpUnavailable(f"genericQuery gave more than {MAX_ROWS} rows of {query.table}")
             page += 1
+
+    def page(self, query: Query, *, order: Sequence[str], size: int) -> tuple[list[Row], bool]:
+        """The first `size` rows in this order, and whether there are more. Raises as `rows` does.
+
+        Where the answer does not say, a full page means that there are.
+        """
+        answer = self._client.get(PATH, query.parameters(1, order, size))
+        rows = self._page(query, answer)
+        more = _has_next(answer)
+        return rows, len(rows) >= size if more is None else more
 
     def _page(self, query: Query, answer: Answer) -> list[Row]:
         fields = answer.fields()

@@ -128,6 +128,23 @@ class Entries(LedgerPart):
         query = select(entries.c.day).where(entries.c.next_at <= self.now(), entries.c.day.is_not(None)).distinct()
         return [row.day for row in self._database.rows(query.order_by(entries.c.day))]
 
+    def unsent_before(self, moment: datetime) -> list[str]:
+        """Ids of the orders that were certainly not sent before this moment, but for those that the shop cancelled."""
+        waiting = [state for state in LedgerState if state not in (LedgerState.SENT, LedgerState.CANCELLED)]
+        later = and_(entries.c.state == LedgerState.SENT, entries.c.sent_at >= moment)
+        query = select(entries.c.order_id).where(or_(entries.c.state.in_(waiting), later))
+        return [row.order_id for row in self._database.rows(query)]
+
+    def sent_before(self, order_ids: Sequence[str], moment: datetime) -> set[str]:
+        """Those of these orders that were in the ERP before this moment."""
+        sent: set[str] = set()
+        for chunk in _chunks(order_ids):
+            query = select(entries.c.order_id).where(
+                entries.c.order_id.in_(chunk), entries.c.state == LedgerState.SENT, entries.c.sent_at < moment
+            )
+            sent |= {row.order_id for row in self._database.rows(query)}
+        return sent
+
     def next_wake(self, days: Collection[date] | None = None) -> datetime | None:
         """When the next entry becomes actionable. None: none will by itself."""
         query = _of_days(select(func.min(entries.c.next_at)).where(entries.c.next_at > self.now()), days)

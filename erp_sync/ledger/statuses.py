@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, and_, bindparam, func, or_, select, update
 
+from erp_sync.ledger.entries import SEND_BY_AHEAD
 from erp_sync.ledger.part import LedgerPart
 from erp_sync.ledger.status_entry import StatusChange, StatusEntry, StatusEvent
 from erp_sync.ledger.tables import entries, status_events, statuses
@@ -31,12 +32,16 @@ FARTHEST = timedelta(days=2)
 _JOINED = ("number", "erp_branch", "erp_number", "sent_at")
 _COLUMNS = [field.name for field in fields(StatusEntry)]
 _OWN = [name for name in _COLUMNS if name not in _JOINED and name != "order_id"]
-_ROWS = (
-    select(*(entries.c[name] if name in _JOINED else statuses.c[name] for name in _COLUMNS))
-    .join(entries, entries.c.order_id == statuses.c.order_id)
-    .where(entries.c.state == LedgerState.SENT, entries.c.next_at.is_(None), entries.c.sent_at.is_not(None))
-)
-"""An order whose sending is still being read back is none of this yet."""
+
+
+def _of_sent(*columns: Any) -> Select[Any]:
+    """An order whose sending is still being read back is none of this yet."""
+    both = statuses.join(entries, entries.c.order_id == statuses.c.order_id)
+    settled = (entries.c.state == LedgerState.SENT, entries.c.next_at.is_(None), entries.c.sent_at.is_not(None))
+    return select(*columns).select_from(both).where(*settled)
+
+
+_ROWS = _of_sent(*(entries.c[name] if name in _JOINED else statuses.c[name] for name in _COLUMNS))
 _CHANGE = (
     update(statuses)
     .where(statuses.c.order_id == bindparam("key"), statuses.c.version == bindparam("old_version"))
@@ -115,7 +120,7 @@ class Statuses(LedgerPart):
 
     def status_counts(self) -> dict[OrderStatus | None, int]:
         """Sent orders that are not final, by status; None: not asked yet."""
-        query = select(statuses.c.status, func.count().label("n")).where(statuses.c.next_at.is_not(None))
+        query = _of_sent(statuses.c.status, func.count().label("n")).where(statuses.c.next_at.is_not(None))
         return {row.status: row.n for row in self._database.rows(query.group_by(statuses.c.status))}
 
     def told(self) -> int:
@@ -132,18 +137,18 @@ class Statuses(LedgerPart):
 
     def oldest_untold(self) -> datetime | None:
         """Since when the change is known that waits longest to be told to the shop."""
-        query = select(func.min(statuses.c.changed_at)).where(statuses.c.write_at.is_not(None))
+        query = _of_sent(func.min(statuses.c.changed_at)).where(statuses.c.write_at.is_not(None))
         oldest: datetime | None = self._database.rows(query)[0][0]
         return oldest
 
     def untold(self) -> int:
         """How many changes the shop does not know yet."""
-        query = select(func.count()).select_from(statuses).where(statuses.c.write_at.is_not(None))
+        query = _of_sent(func.count()).where(statuses.c.write_at.is_not(None))
         return int(self._database.rows(query)[0][0])
 
     def oldest_overdue(self) -> datetime | None:
         """Since when the order is to be asked for whose turn has been due for longest."""
-        query = select(func.min(statuses.c.next_at)).where(statuses.c.next_at <= self.now())
+        query = _of_sent(func.min(statuses.c.next_at)).where(statuses.c.next_at <= self.now())
         oldest: datetime | None = self._database.rows(query)[0][0]
         return oldest
 
@@ -160,6 +165,9 @@ class Statuses(LedgerPart):
             for name in ("next_at", "write_at", "telling_until", "cancel_at"):
                 column = statuses.c[name]
                 connection.execute(update(statuses).where(column > now + FARTHEST).values({name: now}))
+            waits, send_by = statuses.c.cancel_at.is_not(None), statuses.c.cancel_send_by
+            last_byte = now + SEND_BY_AHEAD
+            connection.execute(update(statuses).where(waits, send_by > last_byte).values(cancel_send_by=last_byte))
 
         self._database.write(work)
 

@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeDecorator
 
 from erp_sync.models import Cancellation, Invoice, LedgerState, OrderStatus, Problem
 
-REVISION = "0002"
+REVISION = "0003"
 """The migration these tables belong to."""
 VERSION_TABLE = "erp_sync_version"
 ID_LENGTH = 255
@@ -185,6 +185,7 @@ entries = Table(
     Index("ix_erp_sync_orders_day_state", "day", "state"),
     Index("ix_erp_sync_orders_number", "number"),
     Index("ix_erp_sync_orders_found", "found_at"),
+    Index("ix_erp_sync_orders_sent", "state", "sent_at"),
     **MYSQL,
 )
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -26,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from erp_sync.errors import Misconfigured
-from erp_sync.models import Order, OrderHead, UnreadableOrder
+from erp_sync.models import HeldLine, Order, OrderHead, UnreadableOrder
 from erp_sync.shop.connection import is_conflict, meaning, shop_engine
 from erp_sync.shop.profile import Profile
 from erp_sync.shop.rows import REQUIRED_OF_LINES, REQUIRED_OF_ORDERS, Row, RowReader, key_text, missing_columns
@@ -162,6 +163,18 @@ class Shop:
                 heads = self._heads(self._by_id, keys=keys, order_ids=keys, since=self._fetch_since)
                 found |= {head.order_id: head for head in heads}
         return found
+
+    def held_lines(self, order_ids: Sequence[str]) -> list[HeldLine]:
+        """What the orders with these ids hold of the stock. A line without SKU or with no number for a quantity holds
+        nothing that could be named, and is left out."""
+        held: list[HeldLine] = []
+        for start in range(0, len(order_ids), FETCH_CHUNK):
+            keys = self._native("order_id", order_ids[start : start + FETCH_CHUNK])
+            if keys:
+                rows = self.read(partial(self.rows, query=self._lines, keys=keys, order_ids=keys))
+                self._complete(LINES, missing_columns(rows, REQUIRED_OF_LINES, ("unit_price", "line_total")))
+                held += filter(None, map(self._reader.held, rows))
+        return held
 
     def fetch(self, order_ids: Sequence[str]) -> list[Order | UnreadableOrder]:
         """Whole orders, header and lines of one snapshot, in the order asked for; ids that the shop lacks are left out.

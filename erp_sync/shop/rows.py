@@ -12,7 +12,17 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from erp_sync.models import Address, Customer, Order, OrderHead, OrderLine, Problem, ShopState, UnreadableOrder
+from erp_sync.models import (
+    Address,
+    Customer,
+    HeldLine,
+    Order,
+    OrderHead,
+    OrderLine,
+    Problem,
+    ShopState,
+    UnreadableOrder,
+)
 from erp_sync.shop.profile import Profile
 
 Row = Mapping[Any, Any]
@@ -114,6 +124,14 @@ class RowReader:
             carrier=carrier,
             notes=notes,
         )
+
+    def held(self, row: Row) -> HeldLine | None:
+        """None: the line names no SKU, or no quantity."""
+        ignored: list[Problem] = []
+        sku, quantity = self._text(row, "sku", ignored), self._number(row, "quantity", ignored)
+        if not sku or quantity is None:
+            return None
+        return HeldLine(key_text(row["order_id"]), sku, self._text(row, "warehouse", ignored), quantity)
 
     def _line(self, row: Row, currency: str, problems: list[Problem]) -> OrderLine:
         line_id = self._text(row, "line_id", problems)

@@ -8,7 +8,7 @@ understood differently by MySQL, MariaDB and SQLite, is refused. That it cannot 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -29,6 +29,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+_PARAMETER = re.compile(r":([A-Za-z_]\w*)")
 _NEVER = frozenset(
     [
         "into",
@@ -114,6 +115,17 @@ class Statement:
     def words(self) -> list[str]:
         """Its words, quoted texts, parameters and signs, without comments and blanks."""
         return [text for _, text in _meaningful(self.sql)]
+
+    def renamed(self, name: Callable[[str], str]) -> str:
+        """The text with other parameter names, without comments."""
+        return "".join(
+            " "
+            if kind == "comment"
+            else _PARAMETER.sub(lambda found: f":{name(found[1])}", text)
+            if kind.endswith("parameter")
+            else text
+            for kind, text in _tokens(self.sql)
+        )
 
     def for_driver(self, paramstyle: Paramstyle, lists: frozenset[str] = frozenset()) -> str:
         """The text with the driver's placeholders, without comments.

@@ -114,7 +114,7 @@ class ShopStatuses:
 
         def work(connection: Connection, _outside: Connection | None) -> None:
             ours = self._found(connection, number)
-            raise _Rehearsed(self._one(connection, None, StatusWrite(number, value, details, news=True, ours=ours)))
+            raise _Rehearsed(self._one(connection, StatusWrite(number, value, details, news=True, ours=ours), {}))
 
         try:
             self._writer.transaction(work, commit_by=time.monotonic())
@@ -129,17 +129,22 @@ class ShopStatuses:
         order = sorted(range(len(wanted)), key=lambda index: wanted[index].number)
 
         def work(connection: Connection, outside: Connection | None) -> dict[int, StatusOutcome]:
-            return {index: self._one(connection, outside, wanted[index]) for index in order}
+            seen: dict[str, list[str]] = {}
+            done = {index: self._one(connection, wanted[index], seen) for index in order}
+            if outside is not None and any(self._found(outside, number) != found for number, found in seen.items()):
+                raise ChangedMeanwhile("the shop's status changes while it is being written: correct [status] find")
+            return done
 
         try:
             done = self._writer.transaction(work, commit_by)
-        except (DBAPIError, _NoEffect) as error:
+        except (DBAPIError, _NoEffect, ChangedMeanwhile) as error:
             if len(wanted) > 1:
                 return [self._together([one], commit_by)[0] for one in wanted]
             return [StatusOutcome(Outcome.FAILED, why=_why(error))]
         return [done[index] for index in range(len(wanted))]
 
-    def _one(self, connection: Connection, outside: Connection | None, wanted: StatusWrite) -> StatusOutcome:
+    def _one(self, connection: Connection, wanted: StatusWrite, seen: dict[str, list[str]]) -> StatusOutcome:
+        """`seen` gets what the shop showed of the order before it was written."""
         found = self._found(connection, wanted.number)
         if len(found) != 1:
             return StatusOutcome(Outcome.AMBIGUOUS if found else Outcome.UNKNOWN)
@@ -159,8 +164,7 @@ class ShopStatuses:
             raise _NoEffect(
                 f"[status] write makes the shop show {shown[:40]!r}, not {value!r}: correct its WHERE and SET"
             )
-        if outside is not None and self._found(outside, wanted.number) != found:
-            raise ChangedMeanwhile
+        seen.setdefault(wanted.number, found)
         return StatusOutcome(Outcome.WRITTEN, value)
 
     def _found(self, connection: Connection, number: str) -> list[str]:
@@ -190,9 +194,9 @@ class ShopStatuses:
         return value
 
 
-def _why(error: DBAPIError | _NoEffect) -> str:
+def _why(error: DBAPIError | _NoEffect | ChangedMeanwhile) -> str:
     """Of a database's error its class and number alone: the text may repeat what was written."""
-    if isinstance(error, _NoEffect):
+    if not isinstance(error, DBAPIError):
         return str(error)
     args = getattr(error.orig, "args", ())
     code = f" {args[0]}" if args and isinstance(args[0], int) else ""

@@ -44,6 +44,21 @@ class ShopWriter:
     def close(self) -> None:
         self._engine.dispose()
 
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, outside any transaction; a broken connection is replaced once."""
+        for attempt in (1, 2):
+            try:
+                with self._engine.connect() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                if attempt == 1 and error.connection_invalidated:
+                    continue
+                part = error.detail[-1] if error.detail else ""
+                raise meaning(error, self._engine, self._profile, part) from None
+            except PoolTimeout as error:
+                raise meaning(error, self._engine, self._profile, "") from None
+        raise AssertionError
+
     def transaction(self, work: Callable[[Connection, Connection | None], T], commit_by: float) -> T:
         """What `work` returns, committed. It may run several times: after a deadlock, and after a connection or a
         COMMIT's answer that was lost; so it must look before it writes, and what it writes must be harmless twice.
@@ -53,7 +68,8 @@ class ShopWriter:
         what it read. None (SQLite): nobody else can write at all.
 
         Nothing is committed after `commit_by` (`time.monotonic`): the caller's claim is over then. Raises
-        ShopUnavailable, for that too, and Misconfigured; a DBAPIError that concerns one row's values is passed on.
+        ShopUnavailable, for that too, and Misconfigured; a DBAPIError that concerns one row's values, and a
+        ChangedMeanwhile of every try, are passed on.
         """
         lost = False
         for attempt in range(1, TRIES + 1):
@@ -62,7 +78,7 @@ class ShopWriter:
                     return self._once(connection, outside, work, commit_by)
             except ChangedMeanwhile:
                 if attempt == TRIES:
-                    raise ShopUnavailable("the shop keeps changing what is being written: tried again later") from None
+                    raise
                 logger.info("the shop changed what was being written: once more")
             except DBAPIError as error:
                 if is_of_the_row(error):

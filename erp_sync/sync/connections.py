@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from erp_sync.erp.client import ErpClient
 from erp_sync.erp.protheus import Protheus
 from erp_sync.erp.statuses import ErpStatuses
+from erp_sync.erp.stock import ErpStock
+from erp_sync.errors import Misconfigured
 from erp_sync.ledger.gate import LedgerGate
 from erp_sync.ledger.ledger import Ledger, open_ledger
 from erp_sync.ledger.migrate import migrate
@@ -14,8 +16,10 @@ from erp_sync.settings import Settings
 from erp_sync.shop.database import Shop, open_shop
 from erp_sync.shop.profile import load_profile
 from erp_sync.shop.statuses import ShopStatuses, open_shop_statuses
+from erp_sync.shop.stock import ShopStock, open_shop_stock
 from erp_sync.sync.orders import OrdersFlow
 from erp_sync.sync.statuses import StatusesFlow
+from erp_sync.sync.stock import StockFlow
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,17 @@ class Connections:
     client: ErpClient
     shop_statuses: ShopStatuses | None
     """None: the profile has no `[status]` block."""
+    shop_stock: ShopStock | None
+    """None: the profile has no `[stock]` block."""
 
     def close(self) -> None:
         """Give back what other processes could use, and close what is open."""
         self.gate.close()
         self.client.close()
         self.shop.close()
-        if self.shop_statuses is not None:
-            self.shop_statuses.close()
+        for part in (self.shop_statuses, self.shop_stock):
+            if part is not None:
+                part.close()
         self.ledger.close()
 
     def orders_flow(self) -> OrdersFlow:
@@ -46,6 +53,14 @@ class Connections:
     def statuses_flow(self) -> StatusesFlow:
         erp = ErpStatuses(self.client, self.settings)
         return StatusesFlow(self.shop, self.shop_statuses, self.ledger, erp, self.settings)
+
+    def stock_flow(self) -> StockFlow:
+        """Raises Misconfigured where the profile says nothing of stock, or something else than the settings."""
+        if self.shop_stock is None:
+            raise Misconfigured(
+                f"profile {self.shop.profile.name}: it has no [stock] block: write one, or leave the stock flow off"
+            )
+        return StockFlow(self.shop, self.shop_stock, self.ledger, ErpStock(self.client, self.settings), self.settings)
 
 
 def open_connections(settings: Settings) -> Connections:
@@ -57,11 +72,12 @@ def open_connections(settings: Settings) -> Connections:
     profile = load_profile(settings.shop_profile)
     shop_url = settings.require_shop_url()
     shop = open_shop(shop_url, profile)
-    shop_statuses = open_shop_statuses(shop_url, profile)
+    shop_statuses, shop_stock = open_shop_statuses(shop_url, profile), open_shop_stock(shop_url, profile)
     ledger_url = settings.require_ledger_url()
     settings.require_erp()
     migrate(ledger_url)
     ledger = open_ledger(ledger_url)
     gate = LedgerGate.from_settings(ledger, settings.erp)
     client = ErpClient.from_settings(settings, gate)
-    return Connections(settings, shop, ledger, gate, Protheus(client, settings), client, shop_statuses)
+    erp = Protheus(client, settings)
+    return Connections(settings, shop, ledger, gate, erp, client, shop_statuses, shop_stock)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 
 from erp_sync.errors import ErpSyncError
 from erp_sync.ledger.entry import Change
@@ -91,3 +91,51 @@ class StatusesResult:
         for name in ("asked", "changed", "told", "kept", "cancelled", "too_late", "cancel_refused"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failure = self.failure or other.failure
+
+
+@dataclass(frozen=True, slots=True)
+class StockChange:
+    sku: str
+    warehouse: str
+    """The shop's name; "" where it has but one stock."""
+    before: int
+    after: int
+
+
+@dataclass
+class StockResult:
+    """What one pass of the stock flow saw and did."""
+
+    read_at: datetime | None = None
+    """T: the ERP's figures were certainly valid then. None: the ERP was not read."""
+    skus: int = 0
+    """Products of the ERP, in the configured warehouses."""
+    found: int = 0
+    """Stocks of the shop that belong to them."""
+    unknown: int = 0
+    """Products that the shop does not have."""
+    ambiguous: int = 0
+    """Products that the shop has more than once: refused."""
+    different: int = 0
+    """Stocks that are not what they should be; what would be written."""
+    written: int = 0
+    raised: int = 0
+    lowered: int = 0
+    held_back: int = 0
+    """Stocks that would rise by a figure too old to trust."""
+    failed: int = 0
+    in_flight_orders: int = 0
+    in_flight_units: int = 0
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """A few SKUs of each kind of trouble: unknown, ambiguous, failed."""
+    changes: list[StockChange] = field(default_factory=list)
+    """The largest ones."""
+    guard: str = ""
+    """Why nothing was written until a person accepts it. "": it was."""
+    failure: ErpSyncError | None = None
+    """Why the system failed. None: it did its work."""
+
+    def trouble(self, kind: str, what: str, most: int = 20) -> None:
+        setattr(self, kind, getattr(self, kind) + 1)
+        if len(self.examples[kind]) < most:
+            self.examples[kind].append(what)

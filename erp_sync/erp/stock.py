@@ -1,0 +1,118 @@
+"""The ERP's stock balances (SB2; contracts/protheus-rest.md, 9), streamed in the order of the product codes."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from erp_sync.erp.client import ErpClient
+from erp_sync.erp.generic_query import RECORD, AtLeast, GenericQuery, In, Query, Row, batches, number, text
+from erp_sync.errors import ErpUnavailable
+from erp_sync.settings import Settings
+from erp_sync.stock_formula import available, fields
+
+PAGE = 5_000
+"""Rows of one answer: the upper end of what real clients ask for (contracts/protheus-rest.md, 3)."""
+
+Balances = Mapping[str, Decimal]
+"""ERP warehouse = what its row leaves to be sold."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkuBalance:
+    sku: str
+    balances: Balances
+    """Of the configured warehouses; one without a row is not in it."""
+
+
+class ErpStock:
+    """Reads take the slots of the class `stock`. Raises BreakerOpen, ErpUnavailable and Misconfigured."""
+
+    def __init__(self, client: ErpClient, settings: Settings, *, page_size: int = PAGE) -> None:
+        self._query = GenericQuery(client.of_flow("stock"))
+        self._section = settings.stock
+        self._page_size = page_size
+        self._fields = fields(self._section.formula, subtract_open_orders=self._section.subtract_open_orders)
+        self._warehouses = In("B2_LOCAL", tuple(self._section.warehouses), settings.erp.widths.get("B2_LOCAL", 2))
+        self._code_width = settings.erp.widths.get("B2_COD", settings.erp.widths.get("C6_PRODUTO", 15))
+
+    def all(self) -> Iterator[SkuBalance]:
+        """Every product with a row in one of the warehouses, each once; in flat memory.
+
+        Each page begins with the product that the last one ended with: a page that starts over, skips or repeats does
+        not fit, and raises ErpUnavailable before anything is taken for complete.
+        """
+        yield from self._grouped(self._rows())
+
+    def named(self, skus: Sequence[str]) -> dict[str, SkuBalance]:
+        """These products, asked for by name; one without any row in the warehouses is left out."""
+        wanted = set(skus)
+        rows: list[Row] = []
+        for batch in batches(skus, 100):
+            where = (self._warehouses, In("B2_COD", batch, self._code_width))
+            rows += self._query.rows(Query("SB2", ("B2_COD", "B2_LOCAL", *self._fields), where))
+        by_sku: dict[str, dict[str, Decimal]] = {}
+        for row in rows:
+            if (sku := text(row, "B2_COD")) in wanted:
+                self._add(by_sku.setdefault(sku, {}), row)
+        return {sku: SkuBalance(sku, balances) for sku, balances in by_sku.items()}
+
+    def _rows(self) -> Iterator[Row]:
+        last: list[Row] = []
+        while True:
+            where: tuple[In | AtLeast, ...] = (self._warehouses,)
+            if last:
+                where = (*where, AtLeast("B2_COD", text(last[-1], "B2_COD")))
+            query = Query("SB2", ("B2_COD", "B2_LOCAL", *self._fields), where)
+            page, more = self._query.page(query, order=("B2_COD", "B2_LOCAL"), size=self._page_size)
+            fresh = self._after(last, page)
+            yield from fresh
+            if not more:
+                return
+            if not fresh:
+                raise ErpUnavailable("genericQuery gives the same page of SB2 again and again: nothing is complete")
+            # What the next page begins with once more: all rows that compare equal to its last product.
+            key = _key(fresh[-1])
+            last = [row for row in page if _key(row) == key]
+
+    def _after(self, last: Sequence[Row], page: Sequence[Row]) -> list[Row]:
+        """The page's new rows. Raises ErpUnavailable where it does not go on from the last one."""
+        records = [text(row, RECORD) for row in page]
+        if len(set(records)) < len(records):
+            raise ErpUnavailable("genericQuery gave a row of SB2 twice on one page: its pages cannot be trusted")
+        if not last:
+            return list(page)
+        known = {text(row, RECORD) for row in last}
+        if not known <= set(records):
+            raise ErpUnavailable(
+                f"a page of SB2 does not go on from product {text(last[-1], 'B2_COD')!r}: rows may be missing"
+            )
+        return [row for row, record in zip(page, records, strict=True) if record not in known]
+
+    def _grouped(self, rows: Iterator[Row]) -> Iterator[SkuBalance]:
+        """Rows of products that differ by case alone may stand among each other: the database takes them for equal."""
+        open_: dict[str, dict[str, Decimal]] = {}
+        key = ""
+        for row in rows:
+            if _key(row) != key:
+                yield from (SkuBalance(sku, balances) for sku, balances in open_.items())
+                open_, key = {}, _key(row)
+            self._add(open_.setdefault(text(row, "B2_COD"), {}), row)
+        yield from (SkuBalance(sku, balances) for sku, balances in open_.items())
+
+    def _add(self, balances: dict[str, Decimal], row: Row) -> None:
+        warehouse = text(row, "B2_LOCAL")
+        if warehouse in balances:
+            raise ErpUnavailable(f"the ERP has product {text(row, 'B2_COD')!r} twice in warehouse {warehouse}")
+        if warehouse in self._section.warehouses:
+            figures = {field: number(row, field) for field in self._fields}
+            open_orders = self._section.subtract_open_orders
+            balances[warehouse] = available(figures, self._section.formula, subtract_open_orders=open_orders)
+
+
+def _key(row: Row) -> str:
+    """As a database without case and accents compares."""
+    plain = unicodedata.normalize("NFKD", text(row, "B2_COD").casefold())
+    return "".join(character for character in plain if not unicodedata.combining(character))

@@ -1,0 +1,205 @@
+"""The shop's stock, written by the profile's `[stock]` block so that no checkout slips in between
+(reliability-facts.md, 2.5).
+
+A row is written first, which locks it and waits for whoever holds it; then what is in flight is counted anew, and the
+final figure written before the transaction ends. Every checkout that took from the row before is committed by then and
+counted; every later one waits for the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from erp_sync.errors import Misconfigured
+from erp_sync.shop.connection import shop_engine
+from erp_sync.shop.profile import Profile, StockSection
+from erp_sync.shop.rows import plain
+from erp_sync.shop.statement import Statement
+from erp_sync.shop.writing import Command, ShopWriter
+
+TOGETHER = 50
+"""SKUs of one transaction in row form: a checkout waits for it."""
+TOGETHER_IN_BULK = 500
+LOOKED_AT_TOGETHER = 100
+"""SKUs of one look: so many copies of `find` in one statement."""
+TEMPORARY = "erp_sync_stock"
+
+Place = tuple[str, str]
+"""SKU, and the shop's name of the warehouse ("" where it has but one stock)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StockTarget:
+    sku: str
+    warehouse: str
+    quantity: int
+    """What it would be now; `decide` has the last word once the row is locked."""
+
+    @property
+    def place(self) -> Place:
+        return self.sku, self.warehouse
+
+
+@dataclass(frozen=True, slots=True)
+class StockOutcome:
+    before: Decimal
+    """What the shop showed, to the last checkout before our lock."""
+    after: int
+    problem: str = ""
+    """Why nothing was written; "" where it was."""
+
+
+def open_shop_stock(url: str, profile: Profile) -> ShopStock | None:
+    """None: the profile has no `[stock]` block. Connects at the first look. Raises Misconfigured."""
+    if profile.stock is None:
+        return None
+    return ShopStock(ShopWriter(shop_engine(url, profile, writes=True), profile), profile.stock)
+
+
+class _NoEffect(Exception):
+    """The transaction is rolled back; the message says why."""
+
+
+class ShopStock:
+    """Thread-safe. Raises ShopUnavailable when the database cannot be asked now, and Misconfigured when a person must
+    correct the profile or grant a right."""
+
+    def __init__(self, writer: ShopWriter, section: StockSection) -> None:
+        self._writer = writer
+        self._section = section
+        self._write = [Command("[stock] write", statement, is_sqlite=writer.is_sqlite) for statement in section.write]
+        self._bulk = Command("[stock] bulk", section.bulk, is_sqlite=writer.is_sqlite) if section.bulk else None
+        self._finds: dict[int, Command] = {}
+
+    @property
+    def together(self) -> int:
+        """How many targets one transaction takes."""
+        return TOGETHER_IN_BULK if self._bulk is not None else TOGETHER
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def present(self, places: Sequence[Place]) -> dict[Place, list[Decimal]]:
+        """What each row of the shop shows: [] no row, several where `find` is ambiguous."""
+        return self._writer.read(lambda connection: self._present(connection, places))
+
+    def write(
+        self,
+        targets: Sequence[StockTarget],
+        recount: Callable[[], None],
+        decide: Callable[[StockTarget, Decimal], int],
+        commit_by: float,
+    ) -> list[StockOutcome]:
+        """At most `together` targets, each with exactly one row in the shop. `recount` is called once all rows are
+        locked; `decide` gives the final quantity, told what the shop shows. Nothing is committed after `commit_by`
+        (`time.monotonic`)."""
+        order = sorted(targets, key=lambda target: target.place)
+
+        def work(connection: Connection, outside: Connection | None) -> dict[Place, StockOutcome]:
+            places = [target.place for target in order]
+            # SQLite: nobody else writes from here on, and after our writes there is no other look at what was before.
+            before = self._present(connection, places) if outside is None else {}
+            self._put(connection, order)
+            recount()
+            before = before or self._present(outside or connection, places)
+            final = {}
+            for target in order:
+                shown = before[target.place]
+                if len(shown) != 1:
+                    raise _NoEffect(f"the shop has {len(shown)} rows for SKU {target.sku!r} now: looked at again later")
+                final[target.place] = decide(target, shown[0])
+            changed = [
+                StockTarget(target.sku, target.warehouse, final[target.place])
+                for target in order
+                if final[target.place] != target.quantity
+            ]
+            if changed:
+                self._put(connection, changed)
+            after = self._present(connection, places)
+            for place, quantity in final.items():
+                if after[place] != [quantity]:
+                    shows = ", ".join(map(plain, after[place])) or "nothing"
+                    raise _NoEffect(f"[stock] makes SKU {place[0]!r} show {shows}, not {quantity}: correct its WHERE")
+            return {place: StockOutcome(before[place][0], quantity) for place, quantity in final.items()}
+
+        try:
+            done = self._writer.transaction(work, commit_by)
+        except (DBAPIError, _NoEffect) as error:
+            if len(targets) > 1:
+                return [self.write([one], recount, decide, commit_by)[0] for one in targets]
+            return [StockOutcome(Decimal(0), 0, _why(error))]
+        return [done[target.place] for target in targets]
+
+    def _put(self, connection: Connection, targets: Sequence[StockTarget]) -> None:
+        if self._bulk is None:
+            for target in targets:
+                values = {
+                    "sku": target.sku,
+                    "warehouse": target.warehouse,
+                    "quantity": target.quantity,
+                    "previous": None,
+                }
+                for command in self._write:
+                    command.execute(connection, values).close()
+            return
+        self._fill_temporary(connection, targets)
+        self._bulk.execute(connection, {}).close()
+
+    def _fill_temporary(self, connection: Connection, targets: Sequence[StockTarget]) -> None:
+        text = "TEXT" if self._writer.is_sqlite else "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        connection.exec_driver_sql(
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {TEMPORARY} (sku {text} NOT NULL, warehouse {text} NOT NULL, "
+            "quantity BIGINT NOT NULL, previous BIGINT, PRIMARY KEY (sku, warehouse))"
+        )
+        connection.exec_driver_sql(f"DELETE FROM {TEMPORARY}")  # noqa: S608 - a constant
+        marks = "(?, ?, ?, NULL)" if self._writer.is_sqlite else "(%s, %s, %s, NULL)"
+        rows = [(target.sku, target.warehouse, target.quantity) for target in targets]
+        connection.exec_driver_sql(f"INSERT INTO {TEMPORARY} VALUES {marks}", rows)  # noqa: S608 - a constant
+
+    def _present(self, connection: Connection, places: Sequence[Place]) -> dict[Place, list[Decimal]]:
+        found: dict[Place, list[Decimal]] = {place: [] for place in places}
+        for start in range(0, len(places), LOOKED_AT_TOGETHER):
+            some = places[start : start + LOOKED_AT_TOGETHER]
+            values: dict[str, Any] = {}
+            for index, (sku, warehouse) in enumerate(some):
+                values |= {f"sku_{index}": sku, f"warehouse_{index}": warehouse}
+            for row in self._find(len(some)).execute(connection, values).mappings():
+                place = some[int(row["erp_sync_place"])]
+                found[place].append(self._quantity(place[0], row["quantity"]))
+        return found
+
+    def _find(self, count: int) -> Command:
+        """`find` for so many SKUs at once: one round trip, each by its index."""
+        if count not in self._finds:
+            copies = [
+                f"SELECT {index} AS erp_sync_place, q.quantity AS quantity FROM (\n"  # noqa: S608 - the profile is SQL
+                f"{self._section.find.renamed(lambda name, index=index: f'{name}_{index}')}\n) q"  # type: ignore[misc]
+                for index in range(count)
+            ]
+            union = Statement.reading("\nUNION ALL\n".join(copies))
+            self._finds[count] = Command("[stock] find", union, is_sqlite=self._writer.is_sqlite)
+        return self._finds[count]
+
+    def _quantity(self, sku: str, value: Any) -> Decimal:
+        try:
+            return Decimal(plain(value) or "0")
+        except InvalidOperation:
+            name = self._writer.profile_name
+            raise Misconfigured(
+                f"profile {name}: [stock] find gives SKU {sku!r} a quantity that is no number: select the number"
+            ) from None
+
+
+def _why(error: DBAPIError | _NoEffect) -> str:
+    """Of a database's error its class and number alone."""
+    if isinstance(error, _NoEffect):
+        return str(error)
+    args: Mapping[int, Any] | tuple[Any, ...] = getattr(error.orig, "args", ())
+    code = f" {args[0]}" if args and isinstance(args[0], int) else ""
+    return f"the shop's database refuses it ({type(error.orig).__name__}{code})"

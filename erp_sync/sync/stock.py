@@ -1,0 +1,279 @@
+"""The stock flow: the shop's stock follows the ERP, and never because of it is more sold than there is.
+
+Two passes over one read of the ERP. The first compares it with the shop and keeps the differences in a file, however
+many there are; a guard looks at their number. The second writes them, a few rows to a transaction, each with what is in
+flight counted after the rows are locked (shop/stock.py).
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Protocol
+
+from erp_sync.errors import Misconfigured, Unavailable
+from erp_sync.shop.stock import ShopStock, StockOutcome, StockTarget
+from erp_sync.stock_formula import published
+from erp_sync.sync.in_flight import InFlight
+from erp_sync.sync.results import StockChange, StockResult
+
+if TYPE_CHECKING:
+    from erp_sync.erp.stock import SkuBalance
+    from erp_sync.ledger.ledger import Ledger
+    from erp_sync.settings import Settings
+    from erp_sync.shop.database import Shop
+
+logger = logging.getLogger(__name__)
+
+BUDGET_SECONDS = 240.0
+"""Nothing is written after this long; what is left is different at the next pass too."""
+COMPARED_TOGETHER = 500
+WRITE_SECONDS = 30.0
+FEW_CHANGES = 20
+"""So many stocks may change whatever share they are."""
+LARGEST = 50
+_MARK = "stock.read_at"
+
+
+class StockErp(Protocol):
+    """What of the ERP this flow needs; `ErpStock` has it."""
+
+    def all(self) -> Iterator[SkuBalance]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """One stock of the shop that is not what it should be."""
+
+    sku: str
+    warehouse: str
+    available: Decimal
+    buffer: int
+    before: int
+    after: int
+
+    def line(self) -> str:
+        return json.dumps([self.sku, self.warehouse, str(self.available), self.buffer, self.before, self.after]) + "\n"
+
+    @classmethod
+    def of(cls, line: str) -> _Difference:
+        sku, warehouse, available, buffer, before, after = json.loads(line)
+        return cls(sku, warehouse, Decimal(available), buffer, before, after)
+
+
+class StockFlow:
+    """Ties ERP, ledger and shop together. Never raises an ErpSyncError: a failure of the system is in the result."""
+
+    def __init__(
+        self,
+        shop: Shop,
+        shop_stock: ShopStock,
+        ledger: Ledger,
+        erp: StockErp,
+        settings: Settings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises Misconfigured where settings and profile contradict each other."""
+        profile = shop.profile.stock
+        assert profile is not None  # noqa: S101 - there is a ShopStock, told to the type checker
+        self._shop = shop
+        self._shop_stock = shop_stock
+        self._ledger = ledger
+        self._erp = erp
+        self._section = settings.stock
+        self._start_day = settings.require_start_day()
+        self._monotonic = monotonic
+        self._is_physical = profile.basis == "physical"
+        self._waiting_days = profile.waiting_days if profile.waiting_holds else None
+        self._places = _places(profile.warehouses, settings.stock.warehouses)
+        if self._is_physical and (settings.stock.formula != "physical" or settings.stock.subtract_open_orders):
+            raise Misconfigured(
+                '[stock] basis = "physical" of the profile publishes B2_QATU alone: set stock.formula = "physical" and '
+                "stock.subtract_open_orders = false"
+            )
+
+    def run(
+        self,
+        *,
+        dry_run: bool = False,
+        accept: bool = False,
+        budget: float = BUDGET_SECONDS,
+        progress: Callable[[StockResult], None] = lambda _: None,
+    ) -> StockResult:
+        """`dry_run`: compare, write nothing. `accept`: a person wants a change of however many stocks."""
+        result = StockResult()
+        until = self._monotonic() + budget
+        try:
+            with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
+                flight = self._compare(result, spool, progress)
+                if not accept:
+                    result.guard = self._guard(result)
+                if not (dry_run or result.guard):
+                    self._write(result, spool, flight, until, progress)
+        except (Unavailable, Misconfigured) as failure:
+            result.failure = failure
+        return result
+
+    # Comparing ------------------------------------------------------------------------------------------------------
+
+    def _compare(self, result: StockResult, spool: IO[str], progress: Callable[[StockResult], None]) -> InFlight:
+        read_at = self._ledger.now()
+        flight = InFlight(self._shop, self._ledger, read_at, start_day=self._start_day, waiting_days=self._waiting_days)
+        if not self._is_physical:
+            flight.recount()
+        largest: list[tuple[int, int, StockChange]] = []
+        balances = self._erp.all()
+        while batch := list(islice(balances, COMPARED_TOGETHER)):
+            for difference in self._differences(batch, flight, result):
+                spool.write(difference.line())
+                change = StockChange(difference.sku, difference.warehouse, difference.before, difference.after)
+                ranked = (abs(change.after - change.before), result.different, change)
+                heapq.heappush(largest, ranked)
+                if len(largest) > LARGEST:
+                    heapq.heappop(largest)
+            progress(result)
+        result.read_at = read_at
+        result.in_flight_orders, result.in_flight_units = flight.orders, int(flight.units())
+        result.changes = [change for _, _, change in sorted(largest, key=lambda ranked: (-ranked[0], ranked[1]))]
+        return flight
+
+    def _differences(self, batch: Sequence[SkuBalance], flight: InFlight, result: StockResult) -> Iterator[_Difference]:
+        wanted: dict[tuple[str, str], tuple[Decimal, int, int]] = {}
+        for balance in batch:
+            result.skus += 1
+            for name, warehouses in self._places.items():
+                own = [balance.balances[code] - self._kept(code) for code in warehouses if code in balance.balances]
+                if not own:
+                    continue  # unknown there: whoever has no row in any of its warehouses is left alone
+                available = sum(own, Decimal(0))
+                buffer = self._section.sku_buffers.get(balance.sku, self._section.buffer)
+                held = Decimal(0) if self._is_physical else flight.held(balance.sku, warehouses)
+                after = published(available, in_flight=held, buffer=buffer)
+                wanted[balance.sku, name] = available, buffer, after
+        for place, shown in self._shop_stock.present(list(wanted)).items():
+            if len(shown) != 1:
+                result.trouble("ambiguous" if shown else "unknown", place[0])
+                continue
+            result.found += 1
+            available, buffer, after = wanted[place]
+            if shown[0] != after:
+                result.different += 1
+                yield _Difference(*place, available, buffer, int(shown[0]), after)
+
+    def _kept(self, warehouse: str) -> int:
+        return self._section.warehouse_buffers.get(warehouse, 0)
+
+    def _guard(self, result: StockResult) -> str:
+        share = result.different / max(result.found, 1)
+        if result.different < FEW_CHANGES or share <= self._section.max_change_share:
+            return ""
+        return (
+            f"{result.different} of {result.found} stocks would change ({share:.0%}), more than stock.max_change_share "
+            f"= {self._section.max_change_share:.0%}: nothing was written; look at it with erp-sync run stock "
+            "--dry-run, and write it with erp-sync run stock --accept"
+        )
+
+    # Writing --------------------------------------------------------------------------------------------------------
+
+    def _write(
+        self,
+        result: StockResult,
+        spool: IO[str],
+        flight: InFlight,
+        until: float,
+        progress: Callable[[StockResult], None],
+    ) -> None:
+        read_at = result.read_at or self._ledger.now()
+        self._announce(read_at)
+        spool.seek(0)
+        lines = iter(spool)
+        while (chunk := [_Difference.of(line) for line in islice(lines, self._shop_stock.together)]) and (
+            self._monotonic() < until
+        ):
+            self._write_chunk(chunk, flight, read_at, result)
+            progress(result)
+
+    def _write_chunk(
+        self, chunk: Sequence[_Difference], flight: InFlight, read_at: datetime, result: StockResult
+    ) -> None:
+        by_place = {(difference.sku, difference.warehouse): difference for difference in chunk}
+        stale = True
+        held_back: set[tuple[str, str]] = set()
+
+        def recount() -> None:
+            nonlocal stale
+            if not self._is_physical:
+                flight.recount()
+            # After the rows are locked: a newer run that has written before us is known by now.
+            stale = self._is_stale(read_at)
+
+        def decide(target: StockTarget, present: Decimal) -> int:
+            difference = by_place[target.place]
+            warehouses = self._places[target.warehouse]
+            held = Decimal(0) if self._is_physical else flight.held(target.sku, warehouses)
+            quantity = published(difference.available, in_flight=held, buffer=difference.buffer)
+            if stale and quantity > present:
+                held_back.add(target.place)
+                return int(present)
+            held_back.discard(target.place)
+            return quantity
+
+        targets = [StockTarget(difference.sku, difference.warehouse, difference.after) for difference in chunk]
+        commit_by = self._monotonic() + WRITE_SECONDS
+        outcomes = self._shop_stock.write(targets, recount, decide, commit_by)
+        for target, outcome in zip(targets, outcomes, strict=True):
+            self._count(target, outcome, target.place in held_back, result)
+
+    @staticmethod
+    def _count(target: StockTarget, outcome: StockOutcome, held_back: bool, result: StockResult) -> None:
+        if outcome.problem:
+            result.trouble("failed", f"{target.sku}: {outcome.problem}")
+            logger.warning("stock of %s: %s", target.sku, outcome.problem)
+            return
+        result.held_back += held_back
+        result.written += outcome.after != outcome.before
+        result.raised += outcome.after > outcome.before
+        result.lowered += outcome.after < outcome.before
+
+    def _announce(self, read_at: datetime) -> None:
+        """From here on no older read raises a figure."""
+        mark = self._ledger.mark(_MARK)
+        if mark is None or not _text(read_at) <= mark[1] <= _text(self._ledger.now()):
+            self._ledger.set_mark(_MARK, _text(read_at))
+
+    def _is_stale(self, read_at: datetime) -> bool:
+        mark = self._ledger.mark(_MARK)
+        now = self._ledger.now()
+        # One that lies ahead is of a clock that has jumped back since.
+        newer = mark is not None and _text(read_at) < mark[1] <= _text(now)
+        age = now - read_at
+        return newer or not timedelta(0) <= age <= timedelta(minutes=self._section.stale_minutes)
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds")
+
+
+def _places(of_shop: Mapping[str, str], of_erp: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The shop's name of each of its stocks = the ERP warehouses that are summed for it."""
+    if not of_shop:
+        return {"": tuple(of_erp)}
+    unknown = [code for code in of_erp if code not in of_shop]
+    if unknown:
+        raise Misconfigured(
+            f"stock.warehouses names {unknown[0]!r}, which [stock] warehouses of the profile does not: say there which "
+            "stock of the shop it belongs to"
+        )
+    places: dict[str, list[str]] = {}
+    for code in of_erp:
+        places.setdefault(of_shop[code], []).append(code)
+    return {name: tuple(codes) for name, codes in places.items()}
