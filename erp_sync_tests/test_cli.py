@@ -205,6 +205,43 @@ def test_two_shop_rows_with_one_number_are_two_stories(on: Stage, run: CommandLi
     assert sorted(story["state"] for story in run("order", number, "--json").json()) == ["invalid", "sent"]
 
 
+def test_statuses_come_back_and_are_part_of_the_story(on: Stage, run: CommandLine) -> None:
+    order = on.shop.checkout()
+    run("run", "orders", "--number", order.number)
+    entry = run("order", order.number, "--json").json()
+    on.erp.admin("POST", f"/orders/{entry['erp_branch']}/{entry['erp_number']}/invoice", {})
+    told = run("run", "statuses", "--number", order.number, "--json")
+    assert (told.code, told.json()["asked"], told.json()["told"]) == (0, 1, 1)
+    story = run("order", order.number)
+    assert re.search(r"sent, ERP order \d{6} in branch 0101, invoiced there$", story.out, re.MULTILINE)
+    assert re.search(
+        r"status +invoiced in the ERP; invoice 000000\d{3}/1 of .* UTC in the ERP\]$", story.out, re.MULTILINE
+    )
+    assert re.search(r"told +the shop shows 'packing' now \(invoiced in the ERP\), with invoice", story.out)
+    plain = run("order", order.number, "--json").json()
+    assert (plain["status"], plain["told_status"], plain["cancellation"]) == ("invoiced", "invoiced", "")
+    assert [line["kind"] for line in plain["story"]][-2:] == ["status", "told"]
+    assert plain["story"] == sorted(plain["story"], key=lambda line: line["at"])
+    [listed] = [line for line in run("orders", "--json").json() if line["number"] == order.number]
+    assert (listed["status"], len(listed["invoices"])) == ("invoiced", 1)
+
+
+def test_a_pass_over_every_order_asks_for_each_and_counts(on: Stage, run: CommandLine) -> None:
+    order = on.shop.checkout()
+    run("run", "orders", "--number", order.number)
+    counts = run("run", "statuses", "--json").json()
+    assert counts["asked"] >= 1
+    assert counts.keys() == {"asked", "changed", "told", "kept", "cancelled", "too_late", "cancel_refused"}
+    unknown = run("run", "statuses", "--number", "NOBODY")
+    assert (unknown.code, unknown.line) == (2, "Error: neither the shop nor the ledger has an order 'NOBODY'")
+
+
+def test_stock_is_compared_guarded_and_written(on: Stage, run: CommandLine) -> None:
+    assert run("run", "stock", "--dry-run", "--accept").code == 2
+    compared = run("run", "stock", "--dry-run", "--json")
+    assert (compared.code, compared.json()["written"]) == (0, 0)
+
+
 def test_an_order_that_nobody_knows_is_one_line(on: Stage, run: CommandLine) -> None:
     outcome = run("order", "LJ-NOPE")
     assert (outcome.code, outcome.out) == (2, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -60,35 +61,39 @@ class ErpStock:
         return {sku: SkuBalance(sku, balances) for sku, balances in by_sku.items()}
 
     def _rows(self) -> Iterator[Row]:
-        last: list[Row] = []
-        while True:
-            where: tuple[In | AtLeast, ...] = (self._warehouses,)
-            if last:
-                where = (*where, AtLeast("B2_COD", text(last[-1], "B2_COD")))
-            query = Query("SB2", ("B2_COD", "B2_LOCAL", *self._fields), where)
-            page, more = self._query.page(query, order=("B2_COD", "B2_LOCAL"), size=self._page_size)
-            fresh = self._after(last, page)
-            yield from fresh
-            if not more:
-                return
-            if not fresh:
-                raise ErpUnavailable("genericQuery gives the same page of SB2 again and again: nothing is complete")
-            # What the next page begins with once more: all rows that compare equal to its last product.
-            key = _key(fresh[-1])
-            last = [row for row in page if _key(row) == key]
+        """While one page is worked on, the next one is on its way."""
+        last: Sequence[Row] = ()
+        with ThreadPoolExecutor(1, "stock-read") as ahead:
+            coming = ahead.submit(self._page, "")
+            while True:
+                page, more = coming.result()
+                fresh = self._after(last, page)
+                if more:
+                    if not fresh:
+                        raise ErpUnavailable("genericQuery gives the same page of SB2 again and again")
+                    last = page
+                    coming = ahead.submit(self._page, text(page[-1], "B2_COD"))
+                yield from fresh
+                if not more:
+                    return
+
+    def _page(self, since: str) -> tuple[list[Row], bool]:
+        where: tuple[In | AtLeast, ...] = (self._warehouses, *((AtLeast("B2_COD", since),) if since else ()))
+        query = Query("SB2", ("B2_COD", "B2_LOCAL", *self._fields), where)
+        return self._query.page(query, order=("B2_COD", "B2_LOCAL"), size=self._page_size)
 
     def _after(self, last: Sequence[Row], page: Sequence[Row]) -> list[Row]:
-        """The page's new rows. Raises ErpUnavailable where it does not go on from the last one."""
+        """The page's new rows. Raises ErpUnavailable where it does not go on from the last one: it must begin with the
+        last one's last product once more."""
         records = [text(row, RECORD) for row in page]
         if len(set(records)) < len(records):
             raise ErpUnavailable("genericQuery gave a row of SB2 twice on one page: its pages cannot be trusted")
         if not last:
             return list(page)
+        code = text(last[-1], "B2_COD")
+        if not {text(row, RECORD) for row in last if text(row, "B2_COD") == code} <= set(records):
+            raise ErpUnavailable(f"a page of SB2 does not go on from product {code!r}: rows may be missing")
         known = {text(row, RECORD) for row in last}
-        if not known <= set(records):
-            raise ErpUnavailable(
-                f"a page of SB2 does not go on from product {text(last[-1], 'B2_COD')!r}: rows may be missing"
-            )
         return [row for row, record in zip(page, records, strict=True) if record not in known]
 
     def _grouped(self, rows: Iterator[Row]) -> Iterator[SkuBalance]:
