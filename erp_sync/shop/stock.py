@@ -23,9 +23,10 @@ from erp_sync.shop.rows import plain
 from erp_sync.shop.statement import Statement
 from erp_sync.shop.writing import Command, ShopWriter
 
-TOGETHER = 50
-"""SKUs of one transaction in row form: a checkout waits for it."""
+TOGETHER = 1
+"""SKUs of one transaction in row form: who holds one row and waits for no other deadlocks with no checkout."""
 TOGETHER_IN_BULK = 500
+"""In one statement; a checkout of several of them in another order may be the one that a deadlock ends."""
 LOOKED_AT_TOGETHER = 100
 """SKUs of one look: so many copies of `find` in one statement."""
 TEMPORARY = "erp_sync_stock"
@@ -40,6 +41,8 @@ class StockTarget:
     warehouse: str
     quantity: int
     """What it would be now; `decide` has the last word once the row is locked."""
+    previous: int
+    """What the shop showed when it was compared."""
 
     @property
     def place(self) -> Place:
@@ -115,7 +118,7 @@ class ShopStock:
                     raise _NoEffect(f"the shop has {len(shown)} rows for SKU {target.sku!r} now: looked at again later")
                 final[target.place] = decide(target, shown[0])
             changed = [
-                StockTarget(target.sku, target.warehouse, final[target.place])
+                StockTarget(target.sku, target.warehouse, final[target.place], previous=target.quantity)
                 for target in order
                 if final[target.place] != target.quantity
             ]
@@ -143,7 +146,7 @@ class ShopStock:
                     "sku": target.sku,
                     "warehouse": target.warehouse,
                     "quantity": target.quantity,
-                    "previous": None,
+                    "previous": target.previous,
                 }
                 for command in self._write:
                     command.execute(connection, values).close()
@@ -158,8 +161,8 @@ class ShopStock:
             "quantity BIGINT NOT NULL, previous BIGINT, PRIMARY KEY (sku, warehouse))"
         )
         connection.exec_driver_sql(f"DELETE FROM {TEMPORARY}")  # noqa: S608 - a constant
-        marks = "(?, ?, ?, NULL)" if self._writer.is_sqlite else "(%s, %s, %s, NULL)"
-        rows = [(target.sku, target.warehouse, target.quantity) for target in targets]
+        marks = "(?, ?, ?, ?)" if self._writer.is_sqlite else "(%s, %s, %s, %s)"
+        rows = [(target.sku, target.warehouse, target.quantity, target.previous) for target in targets]
         connection.exec_driver_sql(f"INSERT INTO {TEMPORARY} VALUES {marks}", rows)  # noqa: S608 - a constant
 
     def _present(self, connection: Connection, places: Sequence[Place]) -> dict[Place, list[Decimal]]:

@@ -188,6 +188,8 @@ class Asker:
         """Orders without a live row: the first time it is only noted."""
         counts = [entry for entry in entries if entry.missing_since is not None or _cancel_may_be_done(entry)]
         deleted = self._erp.deleted([entry.erp_number for entry in counts]) if counts else set()
+        # What a cancel call may have done shows as a deleted order; without that, one look proves nothing here either.
+        counts = [entry for entry in counts if entry.missing_since is not None or entry.erp_number in deleted]
         lost = [entry for entry in counts if entry.erp_number not in deleted and entry.status is not _NOT_FOUND]
         if len(lost) >= MANY_VANISHED and len(lost) > asked / 2:
             raise ErpUnavailable(
@@ -255,20 +257,25 @@ class Asker:
             return _with(entry, SHOP_ORDER, problem), StatusEvent("shop_order_gone", str(problem))
         entry = _with(entry, SHOP_ORDER, None)
         state, stage = head.state, entry.cancellation
-        if entry.status in ENDED and stage in (*_ON_ITS_WAY, Cancellation.RESTORED):
+        if entry.status in ENDED and stage not in (Cancellation.NONE, Cancellation.CANCELLED):
             done = _cancellation(entry, Cancellation.CANCELLED, None)
             return done, StatusEvent("cancelled", "nothing is left of it in the ERP: the cancellation is done")
         if state == ShopState.CANCELLED:
             return self._wanted(old, entry, now)
-        if state not in (ShopState.READY, ShopState.WAITING) or stage is Cancellation.NONE:
+        if state == ShopState.CLOSED or stage is Cancellation.NONE:
             return entry, None
-        if stage in (Cancellation.TOO_LATE, Cancellation.REFUSED, Cancellation.RESTORED) or (
-            stage is Cancellation.WANTED and entry.cancel_send_by is None
+        is_wanted = state in (ShopState.READY, ShopState.WAITING)
+        if is_wanted and (
+            stage in (Cancellation.TOO_LATE, Cancellation.REFUSED, Cancellation.RESTORED)
+            or (stage is Cancellation.WANTED and entry.cancel_send_by is None)
+            or _is_alive_again(entry)
         ):
             withdrawn = _cancellation(entry, Cancellation.NONE, None)
             return withdrawn, StatusEvent("cancel_withdrawn", f"the shop has it {state} again: it stays in the ERP")
         if stage in (Cancellation.CANCELLED, Cancellation.RESIDUE):
-            advice = "the shop has it ready again, but it was cancelled in the ERP: place it anew, under another number"
+            advice = (
+                f"the shop has it {state} again, but it was cancelled in the ERP: place it anew, under another number"
+            )
             problem = Problem(CANCELLATION, entry.number, advice)
             if problem_of(entry.problems, CANCELLATION) == problem:
                 return entry, None
@@ -277,6 +284,8 @@ class Asker:
 
     def _wanted(self, old: StatusEntry, entry: StatusEntry, now: datetime) -> tuple[StatusEntry, StatusEvent | None]:
         stage, status = entry.cancellation, entry.status
+        if status in ENDED and stage is Cancellation.CANCELLED:
+            return _with(entry, CANCELLATION, None), None
         if status in ENDED or status is None or status is _NOT_FOUND or entry.missing_since is not None:
             return entry, None
         gone_before = old.status in ENDED or (stage is Cancellation.NONE and self._telling.told_the_end(entry))
@@ -356,6 +365,14 @@ def _cancel_may_be_done(entry: StatusEntry) -> bool:
     (contracts/protheus-rest.md, 7: "row vanished" is success)."""
     sent = entry.cancel_send_by is not None
     return sent and entry.cancellation in (*_ON_ITS_WAY, Cancellation.CANCELLED, Cancellation.RESIDUE)
+
+
+def _is_alive_again(entry: StatusEntry) -> bool:
+    """Its cancellation was done, or so the ERP said, and the ERP has it all the same."""
+    if entry.missing_since is not None or entry.status in (*ENDED, _NOT_FOUND):
+        return False
+    stage = entry.cancellation
+    return stage is Cancellation.CANCELLED or (stage is Cancellation.RESIDUE and entry.status not in INVOICED)
 
 
 def _may_be_blocked(order: OrderProgress) -> bool:

@@ -7,6 +7,8 @@ order: T stands still for the whole run.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -27,7 +29,8 @@ PAGE = 1000
 
 
 class InFlight:
-    """What one stock run knows. `recount` brings it up to date: it must be called after the rows are locked."""
+    """What one stock run knows. `recount` brings it up to date: it must be called after the rows are locked.
+    Thread-safe."""
 
     def __init__(
         self, shop: Shop, ledger: Ledger, read_at: datetime, *, start_day: date, waiting_days: int | None
@@ -43,6 +46,8 @@ class InFlight:
         self._lines: dict[str, list[HeldLine]] = {}
         self._held: defaultdict[str, defaultdict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
         self._since: datetime | None = None
+        self._began: tuple[datetime, float] | None = None
+        self._lock = threading.Lock()
 
     @property
     def orders(self) -> int:
@@ -53,14 +58,17 @@ class InFlight:
 
     def held(self, sku: str, warehouses: Collection[str]) -> Decimal:
         """Of this SKU in these ERP warehouses; lines that name no warehouse count in each."""
-        by_warehouse = self._held.get(sku)
-        if not by_warehouse:
-            return Decimal(0)
-        return sum((quantity for name, quantity in by_warehouse.items() if not name or name in warehouses), Decimal(0))
+        with self._lock:
+            held = self._held[sku].items() if sku in self._held else ()
+            return sum((quantity for name, quantity in held if not name or name in warehouses), Decimal(0))
 
     def recount(self) -> None:
         """Raises ShopUnavailable, LedgerUnavailable and Misconfigured."""
-        began = self._shop.now()
+        with self._lock:
+            self._recount()
+
+    def _recount(self) -> None:
+        began = self._shop_now()
         if self._since is None:
             known = self._ledger.unsent_before(self._read_at)
             self._take(self._shop.heads(known).values(), began)
@@ -76,6 +84,13 @@ class InFlight:
                 break
             after = (last.changed_at, last.order_id)
         self._since = began
+
+    def _shop_now(self) -> datetime:
+        """The shop's clock, asked once: a run is short, and the windows overlap by far more than it drifts."""
+        if self._began is None:
+            self._began = self._shop.now(), time.monotonic()
+        shown, at = self._began
+        return shown + timedelta(seconds=time.monotonic() - at)
 
     def _take(self, heads: Iterable[OrderHead], now: datetime) -> None:
         fresh = {head.order_id: head for head in heads if self._heads.get(head.order_id) != head}

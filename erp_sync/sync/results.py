@@ -93,6 +93,10 @@ class StatusesResult:
         self.failure = self.failure or other.failure
 
 
+EXAMPLES = 20
+"""SKUs that are named of each kind of trouble."""
+
+
 @dataclass(frozen=True, slots=True)
 class StockChange:
     sku: str
@@ -135,7 +139,14 @@ class StockResult:
     failure: ErpSyncError | None = None
     """Why the system failed. None: it did its work."""
 
-    def trouble(self, kind: str, what: str, most: int = 20) -> None:
+    def add(self, written: StockResult) -> None:
+        """What became of one chunk."""
+        for name in ("written", "raised", "lowered", "held_back", "failed"):
+            setattr(self, name, getattr(self, name) + getattr(written, name))
+        for kind, skus in written.examples.items():
+            self.examples[kind] = (self.examples[kind] + skus)[:EXAMPLES]
+
+    def trouble(self, kind: str, what: str) -> None:
         setattr(self, kind, getattr(self, kind) + 1)
-        if len(self.examples[kind]) < most:
+        if len(self.examples[kind]) < EXAMPLES:
             self.examples[kind].append(what)

@@ -12,7 +12,8 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 BUDGET_SECONDS = 240.0
 """Nothing is written after this long; what is left is different at the next pass too."""
 COMPARED_TOGETHER = 500
+WRITERS = 4
 WRITE_SECONDS = 30.0
 FEW_CHANGES = 20
 """So many stocks may change whatever share they are."""
@@ -196,15 +198,25 @@ class StockFlow:
         self._announce(read_at)
         spool.seek(0)
         lines = iter(spool)
-        while (chunk := [_Difference.of(line) for line in islice(lines, self._shop_stock.together)]) and (
-            self._monotonic() < until
-        ):
-            self._write_chunk(chunk, flight, read_at, result)
-            progress(result)
+        at_work: set[Future[StockResult]] = set()
+        with ThreadPoolExecutor(WRITERS, "stock-write") as pool:
+            while self._monotonic() < until and (
+                chunk := [_Difference.of(line) for line in islice(lines, self._shop_stock.together)]
+            ):
+                at_work.add(pool.submit(self._write_chunk, chunk, flight, read_at))
+                if len(at_work) >= 2 * WRITERS:
+                    done, at_work = wait(at_work, return_when=FIRST_COMPLETED)
+                    self._add(result, done, progress)
+            self._add(result, at_work, progress)
 
-    def _write_chunk(
-        self, chunk: Sequence[_Difference], flight: InFlight, read_at: datetime, result: StockResult
-    ) -> None:
+    @staticmethod
+    def _add(result: StockResult, done: Iterable[Future[StockResult]], progress: Callable[[StockResult], None]) -> None:
+        for future in done:
+            result.add(future.result())
+        progress(result)
+
+    def _write_chunk(self, chunk: Sequence[_Difference], flight: InFlight, read_at: datetime) -> StockResult:
+        result = StockResult()
         by_place = {(difference.sku, difference.warehouse): difference for difference in chunk}
         stale = True
         held_back: set[tuple[str, str]] = set()
@@ -227,11 +239,12 @@ class StockFlow:
             held_back.discard(target.place)
             return quantity
 
-        targets = [StockTarget(difference.sku, difference.warehouse, difference.after) for difference in chunk]
+        targets = [StockTarget(each.sku, each.warehouse, each.after, previous=each.before) for each in chunk]
         commit_by = self._monotonic() + WRITE_SECONDS
         outcomes = self._shop_stock.write(targets, recount, decide, commit_by)
         for target, outcome in zip(targets, outcomes, strict=True):
             self._count(target, outcome, target.place in held_back, result)
+        return result
 
     @staticmethod
     def _count(target: StockTarget, outcome: StockOutcome, held_back: bool, result: StockResult) -> None:
