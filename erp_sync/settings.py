@@ -153,6 +153,8 @@ class StatusesSection(_Section):
 class StockSection(_Section):
     """`[stock]`: what of the ERP's figures the shop may sell (contracts/protheus-rest.md, 9.3)."""
 
+    source: Literal["sb2", "retail"] = "sb2"
+    """genericQuery on SB2, or the retail module's retailStockLevel, which knows no open orders."""
     warehouses: Annotated[list[Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,4}$")]], Field(min_length=1)] = [
         "01"
     ]
@@ -169,6 +171,15 @@ class StockSection(_Section):
     """Of the schedule: what divides an hour."""
     stale_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
     """A figure older than this may lower the shop's stock, and never raise it."""
+
+    @model_validator(mode="after")
+    def _told_by_the_source(self) -> Self:
+        if self.source == "retail" and (self.formula == "standard" or self.subtract_open_orders):
+            raise ValueError(
+                'source = "retail" knows neither open orders nor what production takes: set formula = "simple" and '
+                "subtract_open_orders = false, and release every order as it is created"
+            )
+        return self
 
     @model_validator(mode="after")
     def _known_warehouses(self) -> Self:

@@ -121,11 +121,20 @@ class ErpClient:
 
         Raises ErpUnavailable; Misconfigured where no repetition helps (user, rights, root, certificate).
         """
+        return self._get(path, parameters, None)
+
+    def get_rows(self, path: str, parameters: Sequence[tuple[str, str]], no_rows: int) -> Answer:
+        """As `get`, of a path that says by this status that it has no rows: then that answer."""
+        return self._get(path, parameters, no_rows)
+
+    def _get(self, path: str, parameters: Sequence[tuple[str, str]], no_rows: int | None) -> Answer:
         target, headers = _target(path, parameters)
         started = time.monotonic()
         for left in reversed(range(_READ_TRIES)):
             why, answer = self._read_once(target, headers)
             if answer is not None and answer.is_success and answer.document is not None:
+                return answer
+            if answer is not None and answer.status == no_rows and answer.document is not None:
                 return answer
             if answer is not None and not answer.is_success and answer.status not in _TRY_AGAIN:
                 raise self._read_failure(path, answer)

@@ -209,7 +209,7 @@ class GenericQuery:
             self.erp_time = answer.date
             fresh = self._page(query, answer)
             records = {text(row, RECORD) for row in fresh}
-            more = _has_next(answer)
+            more = has_next(answer)
             if more is None and records <= seen:
                 return rows
             if len(records) < len(fresh) or records & seen:
@@ -234,7 +234,7 @@ class GenericQuery:
         """
         answer = self._client.get(PATH, query.parameters(1, order, size))
         rows = self._page(query, answer)
-        more = _has_next(answer)
+        more = has_next(answer)
         return rows, len(rows) >= size if more is None else more
 
     def _page(self, query: Query, answer: Answer) -> list[Row]:
@@ -282,8 +282,8 @@ def _no_right(field: str) -> Misconfigured:
     )
 
 
-def _has_next(answer: Answer) -> bool | None:
-    """None: the answer does not say."""
+def has_next(answer: Answer) -> bool | None:
+    """Whether there are more pages, in all its shapes (contracts/protheus-rest.md, 2). None: it does not say."""
     fields = answer.fields()
     value = fields.get("hasnext")
     if value is None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 
 from erp_sync.erp.client import ErpClient
-from erp_sync.erp.generic_query import RECORD, AtLeast, GenericQuery, In, Query, Row, batches, number, text
-from erp_sync.errors import ErpUnavailable
+from erp_sync.erp.generic_query import RECORD, AtLeast, GenericQuery, In, Query, Row, number, text
+from erp_sync.errors import ErpUnavailable, OddRow
 from erp_sync.settings import Settings
 from erp_sync.stock_formula import available, fields
+
+logger = logging.getLogger(__name__)
 
 PAGE = 5_000
 """Rows of one answer: the upper end of what real clients ask for (contracts/protheus-rest.md, 3)."""
@@ -28,6 +31,14 @@ class SkuBalance:
     """Of the configured warehouses; one without a row is not in it."""
 
 
+@dataclass(frozen=True, slots=True)
+class StockRow:
+    sku: str
+    warehouse: str
+    available: Decimal | None
+    """None: it cannot be read."""
+
+
 class ErpStock:
     """Reads take the slots of the class `stock`. Raises BreakerOpen, ErpUnavailable and Misconfigured."""
 
@@ -37,7 +48,6 @@ class ErpStock:
         self._page_size = page_size
         self._fields = fields(self._section.formula, subtract_open_orders=self._section.subtract_open_orders)
         self._warehouses = In("B2_LOCAL", tuple(self._section.warehouses), settings.erp.widths.get("B2_LOCAL", 2))
-        self._code_width = settings.erp.widths.get("B2_COD", settings.erp.widths.get("C6_PRODUTO", 15))
 
     def all(self) -> Iterator[SkuBalance]:
         """Every product with a row in one of the warehouses, each once; in flat memory.
@@ -45,20 +55,7 @@ class ErpStock:
         Each page begins with the product that the last one ended with: a page that starts over, skips or repeats does
         not fit, and raises ErpUnavailable before anything is taken for complete.
         """
-        yield from self._grouped(self._rows())
-
-    def named(self, skus: Sequence[str]) -> dict[str, SkuBalance]:
-        """These products, asked for by name; one without any row in the warehouses is left out."""
-        wanted = set(skus)
-        rows: list[Row] = []
-        for batch in batches(skus, 100):
-            where = (self._warehouses, In("B2_COD", batch, self._code_width))
-            rows += self._query.rows(Query("SB2", ("B2_COD", "B2_LOCAL", *self._fields), where))
-        by_sku: dict[str, dict[str, Decimal]] = {}
-        for row in rows:
-            if (sku := text(row, "B2_COD")) in wanted:
-                self._add(by_sku.setdefault(sku, {}), row)
-        return {sku: SkuBalance(sku, balances) for sku, balances in by_sku.items()}
+        yield from grouped(map(self._stock, self._rows()), self._section.warehouses)
 
     def _rows(self) -> Iterator[Row]:
         """While one page is worked on, the next one is on its way."""
@@ -96,28 +93,47 @@ class ErpStock:
         known = {text(row, RECORD) for row in last}
         return [row for row, record in zip(page, records, strict=True) if record not in known]
 
-    def _grouped(self, rows: Iterator[Row]) -> Iterator[SkuBalance]:
-        """Rows of products that differ by case alone may stand among each other: the database takes them for equal."""
-        open_: dict[str, dict[str, Decimal]] = {}
-        key = ""
-        for row in rows:
-            if _key(row) != key:
-                yield from (SkuBalance(sku, balances) for sku, balances in open_.items())
-                open_, key = {}, _key(row)
-            self._add(open_.setdefault(text(row, "B2_COD"), {}), row)
-        yield from (SkuBalance(sku, balances) for sku, balances in open_.items())
-
-    def _add(self, balances: dict[str, Decimal], row: Row) -> None:
-        warehouse = text(row, "B2_LOCAL")
-        if warehouse in balances:
-            raise ErpUnavailable(f"the ERP has product {text(row, 'B2_COD')!r} twice in warehouse {warehouse}")
-        if warehouse in self._section.warehouses:
+    def _stock(self, row: Row) -> StockRow:
+        code, warehouse = text(row, "B2_COD"), text(row, "B2_LOCAL")
+        try:
             figures = {field: number(row, field) for field in self._fields}
-            open_orders = self._section.subtract_open_orders
-            balances[warehouse] = available(figures, self._section.formula, subtract_open_orders=open_orders)
+        except OddRow as odd:
+            logger.warning("product %s is left alone: %s", code, odd)
+            return StockRow(code, warehouse, None)
+        open_orders = self._section.subtract_open_orders
+        return StockRow(code, warehouse, available(figures, self._section.formula, subtract_open_orders=open_orders))
 
 
-def _key(row: Row) -> str:
+def grouped(rows: Iterable[StockRow], warehouses: Collection[str]) -> Iterator[SkuBalance]:
+    """The rows of each product, which come in the order of the products. Those of products that differ by case alone
+    may stand among each other: the database takes them for equal. A product with a row that cannot be read is left out.
+
+    Raises ErpUnavailable for a warehouse's second row.
+    """
+    open_: dict[str, dict[str, Decimal | None]] = {}
+    key = ""
+    for row in rows:
+        if _key(row.sku) != key:
+            yield from _whole(open_)
+            open_, key = {}, _key(row.sku)
+        balances = open_.setdefault(row.sku, {})
+        if row.warehouse in balances:
+            raise ErpUnavailable(
+                f"the ERP gave product {row.sku!r} twice in warehouse {row.warehouse}: nothing is sure"
+            )
+        if row.warehouse in warehouses:
+            balances[row.warehouse] = row.available
+    yield from _whole(open_)
+
+
+def _whole(products: Mapping[str, Mapping[str, Decimal | None]]) -> Iterator[SkuBalance]:
+    for sku, balances in products.items():
+        known = {warehouse: amount for warehouse, amount in balances.items() if amount is not None}
+        if known and len(known) == len(balances):
+            yield SkuBalance(sku, known)
+
+
+def _key(sku: str) -> str:
     """As a database without case and accents compares."""
-    plain = unicodedata.normalize("NFKD", text(row, "B2_COD").casefold())
+    plain = unicodedata.normalize("NFKD", sku.casefold())
     return "".join(character for character in plain if not unicodedata.combining(character))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from erp_sync.erp.client import ErpClient
 from erp_sync.erp.protheus import Protheus
+from erp_sync.erp.retail_stock import RetailStock
 from erp_sync.erp.statuses import ErpStatuses
 from erp_sync.erp.stock import ErpStock
 from erp_sync.errors import Misconfigured
@@ -60,7 +61,8 @@ class Connections:
             raise Misconfigured(
                 f"profile {self.shop.profile.name}: it has no [stock] block: write one, or leave the stock flow off"
             )
-        return StockFlow(self.shop, self.shop_stock, self.ledger, ErpStock(self.client, self.settings), self.settings)
+        reader = RetailStock if self.settings.stock.source == "retail" else ErpStock
+        return StockFlow(self.shop, self.shop_stock, self.ledger, reader(self.client, self.settings), self.settings)
 
 
 def open_connections(settings: Settings) -> Connections:
