@@ -31,6 +31,18 @@
     POST   /sandbox/invoices/{branch}/{series}/{doc}/key      {key}; null: a valid one
     POST   /sandbox/invoices/{branch}/{series}/{doc}/deliver  {on: "YYYYMMDD", at: "HH:MM", in: ["f2_dtentr", "gfe"]}
     DELETE /sandbox/invoices/{branch}/{series}/{doc}   the invoice is cancelled
+    POST   /sandbox/stock                        a list of {code, warehouse: "01", branch: the first, and those of QATU,
+                                                 RESERVA, QPEDVEN, QEMP, QACLASS, QEMPSA, QEMPPRJ, QEMPPRE, QTNP, QNPT,
+                                                 SALPEDI, VATU1 that change}; a row that is not there begins; answers
+                                                 {added, changed}; at most 10,000
+    GET    /sandbox/stock?code=                  its live rows, or with warehouse= and branch= fewer of them: {record,
+                                                 branch, code, warehouse, QATU, ...}
+    GET    /sandbox/stock?after=0&limit=1000     the live rows of all, by record
+    GET    /sandbox/stock/last                   {record}: of the newest row
+    DELETE /sandbox/stock/{warehouse}/{code}     the row vanishes; ?branch=, or the first
+    POST   /sandbox/stock/sell                   {code, warehouse, branch, quantity, force: false}: another channel
+                                                 sells; 409 where F3 less the open orders does not have it, but by force
+    POST   /sandbox/stock/receive                {code, warehouse, branch, quantity}; the first goods begin the row
     POST   /sandbox/tokens/expire                {refresh_too}
     POST   /sandbox/clock                        {advance_seconds}; answers the ERP's time
 
@@ -51,7 +63,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from erp_sync.sandbox.admin_orders import AdminRoute, OrderAdmin
+from erp_sync.sandbox.admin_orders import OrderAdmin
+from erp_sync.sandbox.admin_route import AdminRoute, number_of
+from erp_sync.sandbox.admin_stock import StockAdmin
 from erp_sync.sandbox.config import Fault, Switches
 from erp_sync.sandbox.refusals import Refusal
 from erp_sync.sandbox.service import Service
@@ -108,6 +122,7 @@ class Admin:
             ("PATCH", "/customers/{code}/{store}", self.block_customer),
             ("GET", "/orders", self.orders),
             *OrderAdmin(self._service).routes(),
+            *StockAdmin(self._service).routes(),
             ("POST", "/tokens/expire", self.expire_tokens),
             ("POST", "/clock", self.advance_clock),
         )
@@ -125,13 +140,13 @@ class Admin:
         }
 
     async def journal(self, request: Request) -> list[dict[str, Any]]:
-        return self._service.store.journal(_number(request, "after", 0), _number(request, "limit", 10_000))
+        return self._service.store.journal(number_of(request, "after", 0), number_of(request, "limit", 10_000))
 
     async def arrivals(self, request: Request) -> list[dict[str, Any]]:
-        return self._service.store.arrivals(_number(request, "after", 0), _number(request, "limit", 10_000))
+        return self._service.store.arrivals(number_of(request, "after", 0), number_of(request, "limit", 10_000))
 
     async def orders(self, request: Request) -> list[dict[str, Any]]:
-        return self._service.views.page(_number(request, "after", 0), _number(request, "limit", 200))
+        return self._service.views.page(number_of(request, "after", 0), number_of(request, "limit", 200))
 
     async def switches(self, _request: Request) -> dict[str, Any]:
         return self._service.switches.model_dump(mode="json")
@@ -218,13 +233,6 @@ def _answering(work: Callable[[Request], Awaitable[Any]]) -> Callable[[Request],
         return Response(json.dumps(result, default=str), media_type="application/json")
 
     return handle
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit()):
-        raise Refusal(f"{name} = {text!r}: must be a whole number", status=422)
-    return int(text)
 
 
 def _product_row(product: Product) -> dict[str, Value]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from starlette.requests import Request
 
+from erp_sync.sandbox.admin_route import AdminRoute
 from erp_sync.sandbox.fields import is_date
 from erp_sync.sandbox.service import Service
-
-AdminRoute = tuple[str, str, Callable[[Request], Awaitable[Any]]]
-"""Method, path below /sandbox, and what answers."""
 
 
 def _day(text: str) -> str:

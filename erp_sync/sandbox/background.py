@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import IO, Any, Self
 
 import requests
@@ -16,6 +17,8 @@ import requests
 from erp_sync.sandbox.config import Fault, SandboxConfig
 
 _START_SECONDS = 30
+_STOCK_ROWS = 10_000
+"""Of one call: what the admin side takes."""
 
 
 class AdminRefusal(RuntimeError):
@@ -109,6 +112,12 @@ class SandboxErp:
 
     def add_products(self, skus: Iterable[str]) -> None:
         self.admin("POST", "/products", list(skus))
+
+    def set_stock(self, rows: Iterable[Mapping[str, object]]) -> None:
+        """Figures of SB2 rows, as `POST /sandbox/stock` takes them, however many."""
+        pending = iter(rows)
+        while part := list(itertools.islice(pending, _STOCK_ROWS)):
+            self.admin("POST", "/stock", part)
 
     def kill(self) -> None:
         """kill -9. `restart` brings it back; what it knows then is what its database file holds."""

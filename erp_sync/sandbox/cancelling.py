@@ -10,7 +10,7 @@ from erp_sync.sandbox.clock import Clock
 from erp_sync.sandbox.config import SandboxConfig, Switches
 from erp_sync.sandbox.order_rows import OrderRows, OrderTables
 from erp_sync.sandbox.refusals import Refusal, log_of_routine
-from erp_sync.sandbox.store import Store
+from erp_sync.sandbox.stock import Stock
 
 _MODES = ("auto", "exclusao", "residuo")
 _MESSAGES = {
@@ -38,9 +38,9 @@ class Cancelled:
 
 
 class Cancelling:
-    def __init__(self, store: Store, tables: OrderTables, config: SandboxConfig, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, tables: OrderTables, stock: Stock, config: SandboxConfig, clock: Clock) -> None:
         self._tables = tables
+        self._stock = stock
         self._config = config
         self._clock = clock
 
@@ -75,7 +75,7 @@ class Cancelling:
         return "residuo" if order.partly_invoiced or mode == "residuo" else "exclusao"
 
     def _carry_out(self, order: OrderRows, form: str, switches: Switches) -> None:
-        with self._store.transaction():
+        with self._stock.following(order.branch, order.number):
             if form == "residuo":
                 self._tables.eliminate(order, order.open_items, switches)
             else:

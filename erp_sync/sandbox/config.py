@@ -28,13 +28,16 @@ FaultKind = Literal[
     "cp1252",
     "rows_missing",
     "other_branch_rows",
+    "first_page_again",
+    "rows_repeated",
+    "zeros",
 ]
 ErrorShape = Literal["E1", "E2", "E3", "E4", "E5", "E6", "E7"]
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 
 _WRITES = {"create_order", "create_customer", "cancel_order"}
 _WRITES_ONLY = {"commit_then_drop", "commit_then_500", "commit_late", "success_not_written"}
-_READS_ONLY = {"rows_missing", "other_branch_rows"}
+_READS_ONLY = {"rows_missing", "other_branch_rows", "first_page_again", "rows_repeated", "zeros"}
 _USUAL_CNPJ = "11222333000181"
 
 
@@ -48,9 +51,11 @@ class Fault(BaseModel):
     `lock_then_error`: 500 after `seconds`, nothing done. `unauthorized`: the token dies with this call. `slow`: a good
     answer, `seconds` later. `cp1252`: a good answer in the bytes of CP1252 under a charset-less content type.
 
-    Of reads: `rows_missing`: a good answer without the rows of the order whose number is `matching` (any field that
-    ends in _NUM or _PEDIDO, asked for or not). `other_branch_rows`: a good answer, and at its end its first row again
-    under another branch; an answer without any field of a branch stays as it is.
+    Of reads, all of them good answers: `rows_missing`: without the rows of the order or of the product's stock that is
+    `matching` (any field that ends in _NUM or _PEDIDO, and B2_COD; asked for or not). `other_branch_rows`: at its end
+    its first row again under another branch; an answer without any field of a branch stays as it is.
+    `first_page_again`: page 1, whatever page was asked for. `rows_repeated`: its last row twice. `zeros`: every number
+    is 0 but R_E_C_N_O_.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,7 +67,8 @@ class Fault(BaseModel):
     times: Annotated[int, Field(ge=1)] | None = None
     """How often at most. None: for ever."""
     matching: str = ""
-    """Only calls for this external id or A1_CGC; a read matches where its `where` holds the text."""
+    """Only calls for this external id or A1_CGC; a read matches where its `where`, or the retail read's query string,
+    holds the text. `rows_missing` strikes a read of SB2 where its page would have that product, named or not."""
     seconds: Seconds = 0
 
     @model_validator(mode="after")
@@ -72,7 +78,7 @@ class Fault(BaseModel):
         if self.endpoint not in (None, "read") and self.kind in _READS_ONLY:
             raise ValueError(f"kind {self.kind}: strikes reads; choose the endpoint read")
         if self.kind == "rows_missing" and not self.matching:
-            raise ValueError("kind rows_missing: needs matching, the number of the order whose rows are left out")
+            raise ValueError("kind rows_missing: needs matching, the order or the product whose rows are left out")
         if self.kind == "commit_late" and not self.seconds:
             raise ValueError("kind commit_late: needs seconds, how long after its arrival the call is committed")
         return self
@@ -169,6 +175,9 @@ class Switches(BaseModel):
     """C5_NOTA of such an order, where part was invoiced, is its last invoice (15, doubt 4). Off: nine X."""
     gfe_legs: Annotated[int, Field(ge=1, le=99)] = 1
     """GWU rows of an invoice that is written: each a leg of its way to the customer."""
+    orders_create_stock_rows: bool = True
+    """Q31: an order begins the SB2 row of its product and warehouse. Off: only where the product has a row already, in
+    whatever branch or warehouse."""
     cancel_refusal: Literal["ttalk", "legacy_400", "legacy_500"] = "ttalk"
     """What a refused cancellation answers: 409 and a TTALK error whatever `error_shape` says, or a legacy fault with
     the automatic routine's log (7)."""

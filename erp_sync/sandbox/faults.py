@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from erp_sync.sandbox.config import Endpoint, Fault
@@ -38,12 +38,14 @@ class Faults:
     def add(self, faults: Iterable[Fault]) -> None:
         self._armed.extend(_Armed(fault, fault.times) for fault in faults)
 
-    def strike(self, endpoint: Endpoint, subject: str) -> Fault | None:
+    def strike(
+        self, endpoint: Endpoint, subject: str, *, has_product: Callable[[str], bool] | None = None
+    ) -> Fault | None:
         """The fault of this call, if any; the first that is drawn. `subject`: the external id, the A1_CGC, or the
-        read's whole `where`."""
+        read's whole `where`. `has_product`: whether a read of stock would give this product's row."""
         for armed in self._armed:
             fault = armed.fault
-            if armed.left == 0 or not fault.applies_to(endpoint) or not _matches(fault, endpoint, subject):
+            if armed.left == 0 or not fault.applies_to(endpoint) or not _matches(fault, endpoint, subject, has_product):
                 continue
             if self._random.random() < fault.probability:
                 if armed.left is not None:
@@ -53,7 +55,10 @@ class Faults:
         return None
 
 
-def _matches(fault: Fault, endpoint: Endpoint, subject: str) -> bool:
+def _matches(fault: Fault, endpoint: Endpoint, subject: str, has_product: Callable[[str], bool] | None) -> bool:
     if not fault.matching:
         return True
+    if fault.kind == "rows_missing" and has_product is not None:
+        # A page holds more products than its `where` names.
+        return has_product(fault.matching)
     return fault.matching in subject if endpoint == "read" else fault.matching == subject

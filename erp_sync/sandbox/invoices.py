@@ -16,6 +16,7 @@ from erp_sync.sandbox.dictionary import next_code
 from erp_sync.sandbox.nfe_key import nfe_key
 from erp_sync.sandbox.order_rows import INVOICED, NO_INVOICE, OrderRows, OrderTables, given_up, is_free, open_quantity
 from erp_sync.sandbox.refusals import Refusal
+from erp_sync.sandbox.stock import Stock
 from erp_sync.sandbox.store import Row, Store, Value, money
 
 _CENT = Decimal("0.01")
@@ -37,9 +38,10 @@ class WrittenInvoice:
 
 
 class Invoices:
-    def __init__(self, store: Store, tables: OrderTables, config: SandboxConfig, clock: Clock) -> None:
+    def __init__(self, store: Store, tables: OrderTables, stock: Stock, config: SandboxConfig, clock: Clock) -> None:
         self._store = store
         self._tables = tables
+        self._stock = stock
         self._config = config
         self._clock = clock
 
@@ -60,7 +62,7 @@ class Invoices:
         """
         order = self._tables.read(branch, number)
         wanted = _wanted(order, quantities)
-        with self._store.transaction():
+        with self._stock.following(order.branch, order.number):
             if release:
                 order = self._release_missing(order, wanted)
             doc = self._store.take_number(f"SF2 {order.branch} {series}", _FIRST)
@@ -125,7 +127,7 @@ class Invoices:
         whose rest was given up stays so, and its release is gone."""
         header, lines = self._read(branch, series, doc)
         order = self._tables.read(header["F2_FILIAL"], lines[0]["D2_PEDIDO"])
-        with self._store.transaction():
+        with self._stock.following(order.branch, order.number):
             self._store.delete("SF2", header["R_E_C_N_O_"])
             for alias, rows in (
                 ("SD2", lines),

@@ -1,7 +1,7 @@
 """What users and jobs of the ERP do to an order before and beside its invoices (contracts/protheus-rest.md, 6.3 and 7).
 
-Each is one commit, with a line in the journal. A Refusal changes nothing: 404 where there is no such order or item, 409
-where its state does not allow it.
+Each is one commit, with a line in the journal, and the stock follows (Q31). A Refusal changes nothing: 404 where there
+is no such order or item, 409 where its state does not allow it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from erp_sync.sandbox.config import SandboxConfig, Switches
 from erp_sync.sandbox.order_rows import OrderTables, open_quantity
 from erp_sync.sandbox.refusals import Refusal
+from erp_sync.sandbox.stock import Stock
 from erp_sync.sandbox.store import Row, Store, money
 
 _CENT = Decimal("0.01")
@@ -20,9 +21,10 @@ _CENT = Decimal("0.01")
 class OrderLife:
     """`items` None: all of the order."""
 
-    def __init__(self, store: Store, tables: OrderTables, config: SandboxConfig) -> None:
+    def __init__(self, store: Store, tables: OrderTables, stock: Stock, config: SandboxConfig) -> None:
         self._store = store
         self._tables = tables
+        self._stock = stock
         self._config = config
 
     def release(
@@ -50,7 +52,7 @@ class OrderLife:
                 wanted.append((item, quantity))
         if not wanted:
             raise Refusal(f"o pedido {number} não tem nada a liberar", status=409)
-        with self._store.transaction():
+        with self._stock.following(order.branch, order.number):
             for item, quantity in wanted:
                 self._tables.release(order, item, quantity, credit=credit, stock=stock)
             self._tables.settle(order)
@@ -67,7 +69,7 @@ class OrderLife:
         if not rows:
             raise Refusal(f"o pedido {number} não tem liberação a alterar", status=409)
         given = {name: code for name, code in (("C9_BLCRED", credit), ("C9_BLEST", stock)) if code is not None}
-        with self._store.transaction():
+        with self._stock.following(order.branch, order.number):
             for row in rows:
                 self._store.update("SC9", row["R_E_C_N_O_"], **given)
             self._tables.settle(order)
@@ -79,7 +81,7 @@ class OrderLife:
         order = self._tables.read(branch, number)
         if not order.pending:
             raise Refusal(f"o pedido {number} não tem liberação a estornar", status=409)
-        with self._store.transaction():
+        with self._stock.following(order.branch, order.number):
             self._tables.reverse(order, order.items)
             self._tables.journal("release_reversed", order.branch, order.number)
 
@@ -110,7 +112,7 @@ class OrderLife:
             width = self._store.dictionary.tables["SC5"].columns[name].width
             if len(text) > width:
                 raise Refusal(f"{name} = {text!r}: must have at most {width} characters", status=422)
-        with self._store.transaction():
+        with self._stock.following(order.branch, order.number):
             self._tables.reverse(order, touched)
             for row in touched:
                 if row["C6_ITEM"] in new:
@@ -130,7 +132,7 @@ class OrderLife:
         if done or not chosen:
             what = f"item {done['C6_ITEM']}" if done else f"pedido {number}"
             raise Refusal(f"{what}: não há resíduo a eliminar", status=409)
-        with self._store.transaction():
+        with self._stock.following(order.branch, order.number):
             self._tables.eliminate(order, chosen, switches)
             self._tables.journal("order_residue", order.branch, order.number)
 
@@ -140,7 +142,7 @@ class OrderLife:
         order = self._tables.read(branch, number)
         if order.partly_invoiced:
             raise Refusal(f"o pedido {number} está faturado: cancele as notas antes de o excluir", status=409)
-        with self._store.transaction():
+        with self._stock.following(order.branch, order.number):
             self._tables.journal("order_deleted", order.branch, order.number)
             self._tables.delete(order)
 
@@ -156,7 +158,7 @@ class OrderLife:
         [(record, deleted)] = found
         if not deleted:
             raise Refusal(f"o pedido {number} não está excluído", status=409)
-        with self._store.transaction():
+        with self._stock.following(known, number.rstrip()):
             self._store.restore_order(record)
             self._tables.journal("order_restored", known, number.rstrip())
 

@@ -12,6 +12,7 @@ from erp_sync.sandbox.config import SandboxConfig, Switches
 from erp_sync.sandbox.fields import Fields
 from erp_sync.sandbox.order_rows import OrderTables
 from erp_sync.sandbox.refusals import Refusal, log_of_routine
+from erp_sync.sandbox.stock import Stock
 from erp_sync.sandbox.store import Store, Value
 
 _CENT = Decimal("0.01")
@@ -43,9 +44,10 @@ class PlacedOrder:
 
 
 class Orders:
-    def __init__(self, store: Store, tables: OrderTables, config: SandboxConfig, clock: Clock) -> None:
+    def __init__(self, store: Store, tables: OrderTables, stock: Stock, config: SandboxConfig, clock: Clock) -> None:
         self._store = store
         self._tables = tables
+        self._stock = stock
         self._config = config
         self._clock = clock
         self._field = config.external_id_field
@@ -102,11 +104,11 @@ class Orders:
         }
         if not write:
             return placed
+        rows = [{**self._from_product(item), **_filled(item.values), **common} for item in items]
         with self._store.transaction():
             self._store.insert("SC5", [values])
-            self._store.insert(
-                "SC6", [{**self._from_product(item), **_filled(item.values), **common} for item in items]
-            )
+            self._store.insert("SC6", rows)
+            self._stock.ordered(rows)
             self._tables.journal("order", branch, number, external_id=self.subject(sent))
         return placed
 

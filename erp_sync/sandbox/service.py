@@ -23,13 +23,17 @@ from erp_sync.sandbox.connections import Reset
 from erp_sync.sandbox.customers import Customers
 from erp_sync.sandbox.dictionary import Dictionary
 from erp_sync.sandbox.faults import Faults
-from erp_sync.sandbox.generic_query import PARAMETERS, add_other_branch_row, run_generic_query
+from erp_sync.sandbox.generic_query import PARAMETERS, page_has_product, reads_stock, run_generic_query
 from erp_sync.sandbox.invoices import Invoices
 from erp_sync.sandbox.life import OrderLife
 from erp_sync.sandbox.order_rows import OrderTables
 from erp_sync.sandbox.order_views import OrderViews
 from erp_sync.sandbox.orders import Orders
+from erp_sync.sandbox.read_faults import ReadFault
 from erp_sync.sandbox.refusals import Refusal, error_response, html_page, json_response, refused
+from erp_sync.sandbox.retail_stock import PATH as RETAIL_STOCK
+from erp_sync.sandbox.retail_stock import retail_page_has_product, run_retail_stock
+from erp_sync.sandbox.stock import Stock
 from erp_sync.sandbox.store import Store
 from erp_sync.sandbox.threads import Threads
 from erp_sync.sandbox.tokens import TokenPair, Tokens, basic_login
@@ -66,11 +70,12 @@ class Service:
         self.tokens = Tokens(config, self.clock)
         self.faults = Faults(config.faults, config.seed)
         tables = OrderTables(self.store, config, self.clock)
-        self.orders = Orders(self.store, tables, config, self.clock)
-        self.life = OrderLife(self.store, tables, config)
-        self.invoices = Invoices(self.store, tables, config, self.clock)
+        self.stock = Stock(self.store, config, lambda: self.switches)
+        self.orders = Orders(self.store, tables, self.stock, config, self.clock)
+        self.life = OrderLife(self.store, tables, self.stock, config)
+        self.invoices = Invoices(self.store, tables, self.stock, config, self.clock)
         self.views = OrderViews(self.store, config)
-        self._cancelling = Cancelling(self.store, tables, config, self.clock)
+        self._cancelling = Cancelling(tables, self.stock, config, self.clock)
         self.customers = Customers(self.store, config, self.clock)
         self.threads = Threads()
         self.requests: Counter[str] = Counter()
@@ -98,7 +103,8 @@ class Service:
         root, config = self.config.root, self.config
         return [
             Route(f"{root}/api/oauth2/v1/token", self._endpoint("token", self._token), methods=["POST"]),
-            Route(f"{root}/api/framework/v1/genericQuery", self._endpoint("read", self._read), methods=["GET"]),
+            Route(f"{root}/api/framework/v1/genericQuery", self._endpoint("read", self._query), methods=["GET"]),
+            Route(f"{root}{RETAIL_STOCK}", self._endpoint("read", self._retail_stock), methods=["GET"]),
             Route(
                 f"{root}{config.orders_path}",
                 self._endpoint("create_order", self._create(self.orders)),
@@ -185,24 +191,60 @@ class Service:
             login = basic_login(request.headers.get("authorization", "")) or login
         return self.tokens.issue() if self.tokens.knows(*login) else None
 
-    async def _read(self, request: Request, endpoint: Endpoint) -> Response:
+    async def _query(self, request: Request, endpoint: Endpoint) -> Response:
         parameters = {name: value for name, value in request.headers.items() if name in PARAMETERS}
         query = {name.lower(): value for name, value in request.query_params.items()}
         parameters |= {name: value for name, value in query.items() if name in PARAMETERS}
-        fault = self.faults.strike(endpoint, parameters.get("where", ""))
 
+        def has_product(code: str) -> bool:
+            return page_has_product(self.store, self.switches, parameters, self._branch(request), code)
+
+        fault = self._fault_of_read(
+            endpoint, parameters.get("where", ""), has_product if reads_stock(parameters) else None
+        )
+
+        def answer() -> Response:
+            if self.switches.security_off:
+                return error_response(503, "API not allowed", self.switches)
+            branch, read = self._branch(request), ReadFault(fault)
+            body = run_generic_query(self.store, self.config, self.switches, parameters, branch, fault=read)
+            return self._good(200, body, fault)
+
+        return await self._read(request, fault, answer)
+
+    async def _retail_stock(self, request: Request, endpoint: Endpoint) -> Response:
+        parameters = request.query_params.multi_items()
+
+        def has_product(code: str) -> bool:
+            return retail_page_has_product(self.store, self.config, self.switches, parameters, code)
+
+        subject = "&".join(f"{name}={value}" for name, value in parameters)
+        fault = self._fault_of_read(endpoint, subject, has_product)
+
+        def answer() -> Response:
+            self._branch(request)
+            body = run_retail_stock(self.store, self.config, self.switches, parameters, ReadFault(fault))
+            return self._good(200, body, fault)
+
+        return await self._read(request, fault, answer)
+
+    def _fault_of_read(
+        self, endpoint: Endpoint, subject: str, has_product: Callable[[str], bool] | None
+    ) -> Fault | None:
+        def has(code: str) -> bool:
+            try:
+                return has_product is not None and has_product(code)
+            except Refusal:
+                return False
+
+        return self.faults.strike(endpoint, subject, has_product=has if has_product else None)
+
+    async def _read(self, request: Request, fault: Fault | None, answer: Callable[[], Response]) -> Response:
         async def work() -> Response:
             await self._wait(fault)
             if not self._authorized(request, fault):
                 return self._unauthorized("Token inválido ou expirado")
-            if self.switches.security_off:
-                return error_response(503, "API not allowed", self.switches)
-            missing = fault.matching if fault and fault.kind == "rows_missing" else ""
-            branch = self._branch(request)
-            answer = run_generic_query(self.store, self.switches, parameters, branch, without=missing)
-            if fault and fault.kind == "other_branch_rows":
-                add_other_branch_row(answer, self.config.branches)
-            return self._good(200, answer, fault)
+            return answer()
 
         return await self._in_a_thread(fault, work)
 

@@ -23,6 +23,7 @@ Row = dict[str, Any]
 _INDEXED = (
     ("SC5", "C5_NUM"),
     ("SC6", "C6_NUM"),
+    ("SC6", "C6_PRODUTO"),
     ("SC9", "C9_PEDIDO"),
     ("SD2", "D2_PEDIDO"),
     ("SD2", "D2_DOC"),
@@ -33,10 +34,12 @@ _INDEXED = (
     ("SA1", "A1_CGC"),
     ("SA1", "A1_COD"),
     ("SB1", "B1_COD"),
-    ("SB2", "B2_COD"),
+    ("SB2", "B2_COD", "B2_LOCAL"),
     ("SE4", "E4_CODIGO"),
     ("SA4", "A4_COD"),
 )
+_UNIQUE = ("SB2",)
+"""Tables whose live rows are told apart by their key."""
 _OWN_TABLES = """
 CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, last TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS journal (
@@ -52,7 +55,8 @@ CREATE TABLE IF NOT EXISTS deleted_with_order (
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One committed change. For a customer `external_id` is the A1_CGC, and `number` its code and store."""
+    """One committed change. For a customer `external_id` is the A1_CGC, and `number` its code and store; for stock
+    `number` is the product, and `detail` the warehouse."""
 
     kind: str
     branch: str
@@ -86,8 +90,14 @@ class Store:
         with self.transaction():
             for table in dictionary.tables.values():
                 self._create(table)
-            for alias, column in (*_INDEXED, ("SC5", external_id_field)):
-                self._db.execute(f"CREATE INDEX IF NOT EXISTS {alias}_{column} ON {alias} ({column})")
+            for alias, *columns in (*_INDEXED, ("SC5", external_id_field)):
+                names = ", ".join(columns)
+                self._db.execute(f"CREATE INDEX IF NOT EXISTS {alias}_{columns[0]} ON {alias} ({names})")
+            for alias in _UNIQUE:
+                key = _key(dictionary.tables[alias])
+                self._db.execute(f"CREATE UNIQUE INDEX IF NOT EXISTS {alias}_key ON {alias} {key}")
+        self.indexed = frozenset({"R_E_C_N_O_", external_id_field, *(columns[0] for _, *columns in _INDEXED)})
+        """The fields by which rows are found, or walked through, without looking at the others."""
         self._inserts = {alias: _insert_statement(table) for alias, table in dictionary.tables.items()}
 
     def _create(self, table: Table) -> None:
@@ -118,6 +128,10 @@ class Store:
     def query(self, sql: str, parameters: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
         return self._db.execute(sql, parameters).fetchall()
 
+    def run(self, sql: str, parameters: Sequence[Value] = ()) -> int:
+        """How many rows it changed."""
+        return self._db.execute(sql, parameters).rowcount
+
     def find(self, alias: str, **equal: str) -> Row | None:
         """The oldest live row with these values."""
         return next(iter(self.rows(alias, **equal)), None)
@@ -137,6 +151,21 @@ class Store:
         table = self.dictionary.tables[alias]
         blank = {column.name: 0.0 if column.kind == "N" else "" for column in table.columns.values()}
         self._db.executemany(self._inserts[alias], ({**blank, **row} for row in rows))
+
+    def put(self, alias: str, names: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
+        """These fields of rows, those of the key among them: of the live row with that key, or of a new one. Only of
+        the tables whose keys are unique."""
+        table = self.dictionary.tables[alias]
+        changes = ", ".join(f"{name} = excluded.{name}" for name in names if name not in table.key)
+        self._db.executemany(
+            f"INSERT INTO {alias} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "
+            f"ON CONFLICT {_key(table)} DO {f'UPDATE SET {changes}' if changes else 'NOTHING'}",
+            rows,
+        )
+
+    def last_record(self, alias: str) -> int:
+        """The R_E_C_N_O_ of its newest row, deleted or not; 0 before the first."""
+        return int(self.query(f"SELECT max(R_E_C_N_O_) FROM {alias}")[0][0] or 0)
 
     def update(self, alias: str, record: int, **values: Value) -> None:
         names = ", ".join(f"{name} = ?" for name in values)
@@ -236,6 +265,11 @@ def money(stored: float) -> Decimal:
 
 def machine_time() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _key(table: Table) -> str:
+    """Of the index that keeps live rows apart."""
+    return f"({', '.join(table.key)}) WHERE D_E_L_E_T_ = ''"
 
 
 def _insert_statement(table: Table) -> str:
