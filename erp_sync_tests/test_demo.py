@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import pytest
 import requests
+import sqlalchemy as sa
 
 from erp_sync import cli, demo
 from erp_sync.demo import Report, environment, verify
@@ -31,6 +32,8 @@ from erp_sync.models import LedgerState
 from erp_sync.sandbox.shop import PlacedOrder
 from erp_sync.settings import load_settings
 from erp_sync.sync.connections import Connections
+from erp_sync.sync.results import StatusesResult
+from erp_sync.sync.statuses import StatusesFlow
 
 COMMAND = str(Path(sys.executable).parent / "erp-sync")
 
@@ -146,7 +149,29 @@ def test_sixty_orders_with_odd_bad_ones_and_faults(tmp_path: Path) -> None:
     assert verdict["exact"] == verdict["orders"]
     assert verdict["bad"] == verdict["bad_refused"] > 0
     assert verdict["requests"]["create_order"] > verdict["exact"], "the faults made some creates fail"
+    assert (verdict["cancelled"], verdict["strayed"]) == (3, [])
+    assert (verdict["stocks"], verdict["wrong_stocks"]) == (200, [])
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_a_shop_that_was_not_told_and_a_stock_that_did_not_follow_are_not_ok(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real run, and only the shop's rows are falsified in the end."""
+    follow = demo.follow_stock
+
+    def falsified(on: demo.Stage, connections: Any, *, seed: int) -> tuple[int, list[str]]:
+        follow(on, connections, seed=seed)
+        engine = sa.create_engine(on.environment["ERP_SYNC_SHOP_URL"])
+        with engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE products SET stock = stock + 1 WHERE id = 7")
+        engine.dispose()
+        return demo._compared_stocks(on, connections)
+
+    monkeypatch.setattr(demo, "follow_stock", falsified)
+    monkeypatch.setattr(StatusesFlow, "tell", lambda *_arguments, **_options: StatusesResult())
+    report = demo.run_once(20, faults=False, seed=3, show=False)
+    assert report.exact == 20
+    assert (len(report.wrong_stocks), report.exact_all) == (1, False)
+    assert report.strayed
 
 
 def test_the_table_says_it_in_words(tmp_path: Path) -> None:
