@@ -39,7 +39,10 @@ PATIENCE = 40_000
 
 @pytest.fixture
 def live() -> Iterator[tuple[Stage, LiveDagster]]:
-    with stage(latency_ms=20, config=CONFIG + "[statuses]\nevery_minutes = 1\n") as on, LiveDagster(on) as dagster:
+    with (
+        stage(latency_ms=20, config=CONFIG + "[statuses]\nevery_minutes = 1\n[stock]\nevery_minutes = 1\n") as on,
+        LiveDagster(on) as dagster,
+    ):
         yield on, dagster
 
 
@@ -171,6 +174,10 @@ def test_a_status_comes_back_by_the_schedule_and_its_figures_are_plotted(
     expect(page.get_by_text("now_invoiced").first).to_be_visible()
     _see_plots(page, dagster, "erp/order_status", "now_invoiced")
     _see_plots(page, dagster, "shop/order_status", "oldest_unconfirmed_minutes")
+    with dagster.instance() as instance:
+        key = dg.AssetKey(["shop", "stock_levels"])
+        until("the stock is looked at", lambda: instance.get_latest_materialization_event(key), 90)
+    _see_plots(page, dagster, "shop/stock_levels", "stocks_in_shop")
     page.goto(f"{dagster.url}/assets/shop/order_status?view=lineage")
     expect(page.get_by_text("order_status").first).to_be_visible()
 
