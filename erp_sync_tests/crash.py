@@ -1,8 +1,9 @@
-"""Workers that die: processes that run the orders flow and send themselves SIGKILL at the step they are told.
+"""Workers that die: processes that run a flow and send themselves SIGKILL at the step they are told.
 
 Steps are counted over everything that touches the world: before and after each call that may write to the ledger,
-around each read of the ERP, and for each create before its first byte leaves, while it is on its way, while the ERP is
-at work on it, and after its answer came back but before it is stored.
+around each read of the ERP, for each create and cancel call before its first byte leaves, while it is on its way, while
+the ERP is at work on it, and after its answer came back but before it is stored; and in each transaction that writes to
+the shop before it begins, after its first look, after each write, and on both sides of its COMMIT.
 
 Workers are forked from one warm process, so that a death costs no second of imports.
 """
@@ -22,20 +23,28 @@ from datetime import UTC, date, datetime, timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
+
+import sqlalchemy as sa
 
 from erp_sync.erp.client import ErpClient
 from erp_sync.erp.protheus import Protheus
+from erp_sync.erp.statuses import ErpStatuses
+from erp_sync.errors import ErpSyncError
 from erp_sync.ledger.gate import LedgerGate
 from erp_sync.ledger.ledger import open_ledger
 from erp_sync.settings import load_settings
 from erp_sync.sync.connections import Connections, open_connections
 from erp_sync.sync.orders import OrdersFlow
 from erp_sync.sync.pipeline import EVERYTHING, Window
+from erp_sync.sync.statuses import StatusesFlow
 
 LEDGER_WRITES = frozenset({"add", "change", "change_customer", "claim_mark", "set_mark", "remember_early"})
 ERP_READS = frozenset({"find_orders", "read_orders", "find_customers", "customer"})
 ERP_WRITES = frozenset({"create_order", "create_customer"})
+STATUS_WRITES = frozenset({"change_statuses", "statuses_unchanged", "set_mark", "heal_statuses"})
+STATUS_READS = frozenset({"progress", "deleted", "releases", "invoices"})
+CANCEL = frozenset({"cancel"})
 SETTLE_PASSES = 12
 
 _forked = multiprocessing.get_context("forkserver")
@@ -48,12 +57,15 @@ class Task:
     it lives. `ahead`: seconds by which its ledger's clock is
     ahead, so that the leases and settle times of a dead worker are over; it grows until nothing waits any more."""
 
+    flow: Literal["orders", "statuses"] = "orders"
     kill_at: tuple[str, int] | None = None
     ahead: float = 0.0
     days: tuple[date, ...] | None = None
     linger: float = 0.0
     tells: bool = True
     """Whether it tells its steps: somebody must read them before there are thousands."""
+    passes: int = 2
+    """Of the statuses flow: an order that has gone counts at the second look."""
 
 
 class Worker:
@@ -101,6 +113,15 @@ class Worker:
             return names
 
 
+class Steps(Protocol):
+    """Hears of each step when it is reached."""
+
+    def here(self, name: str) -> None: ...
+
+    def soon(self, name: str, seconds: float) -> None:
+        """A step between this line and the next ones, while a call is under way."""
+
+
 class _Steps:
     """Counts, tells, and kills this process at the step it was told."""
 
@@ -136,10 +157,10 @@ def _die_after(seconds: float) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class _Mortal:
+class Mortal:
     """Passes every call on, with steps around those of `names`. Raises AttributeError where `inner` lacks one."""
 
-    def __init__(self, inner: Any, steps: _Steps, names: frozenset[str]) -> None:
+    def __init__(self, inner: Any, steps: Steps, names: frozenset[str]) -> None:
         self._inner = inner
         self._steps = steps
         self._calls = {name: getattr(inner, name) for name in names}
@@ -148,7 +169,7 @@ class _Mortal:
         call = self._calls.get(name)
         if call is None:
             return getattr(self._inner, name)
-        if name in ERP_WRITES:
+        if name in ERP_WRITES | CANCEL:
             return lambda *args: self._write(name, call, *args)
         return lambda *args, **kwargs: self._around(name, call, *args, **kwargs)
 
@@ -173,6 +194,33 @@ class _Mortal:
         return answer
 
 
+class _ShopSteps:
+    """Steps within each transaction of the engine that writes to the shop."""
+
+    def __init__(self, engine: sa.Engine, steps: Steps) -> None:
+        self._steps = steps
+        self._looked = False
+        sa.event.listen(engine, "before_cursor_execute", self._before)
+        sa.event.listen(engine, "after_cursor_execute", self._after)
+
+    def _before(self, _connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement in ("BEGIN IMMEDIATE", "START TRANSACTION"):
+            self._looked = False
+            self._steps.here("shop: before its transaction")
+        if statement == "COMMIT":
+            self._steps.here("shop: before COMMIT")
+
+    def _after(self, _connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        word = statement.split(maxsplit=1)[0]
+        if word == "SELECT" and not self._looked:
+            self._looked = True
+            self._steps.here("shop: after the find")
+        if word == "UPDATE":
+            self._steps.here("shop: after the write")
+        if word == "COMMIT":
+            self._steps.here("shop: after COMMIT")
+
+
 def _work(environment: dict[str, str], task: Task, log: str, tell: Connection) -> None:
     os.environ.update(environment)
     with Path(log).open("ab") as file:
@@ -180,11 +228,19 @@ def _work(environment: dict[str, str], task: Task, log: str, tell: Connection) -
         os.dup2(file.fileno(), 2)
     clock = _Clock(task.ahead)
     connections = _connections(clock if task.ahead else None)
+    steps = _Steps(task.kill_at, tell) if task.tells else None
+    work = _statuses if task.flow == "statuses" else _orders
+    failure = work(connections, task, steps, clock)
+    if failure is not None:
+        print(failure, file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _orders(connections: Connections, task: Task, steps: Steps | None, clock: _Clock) -> ErpSyncError | None:
     ledger: Any = connections.ledger
     erp: Any = connections.erp
-    if task.tells:
-        steps = _Steps(task.kill_at, tell)
-        ledger, erp = _Mortal(ledger, steps, LEDGER_WRITES), _Mortal(erp, steps, ERP_READS | ERP_WRITES)
+    if steps is not None:
+        ledger, erp = Mortal(ledger, steps, LEDGER_WRITES), Mortal(erp, steps, ERP_READS | ERP_WRITES)
     flow = OrdersFlow(connections.shop, ledger, erp, connections.settings)
     window = Window(days=task.days) if task.days else EVERYTHING
     failure = flow.run(window, sweep=None, linger=task.linger).failure
@@ -193,9 +249,24 @@ def _work(environment: dict[str, str], task: Task, log: str, tell: Connection) -
             break
         clock.ahead += timedelta(seconds=task.ahead)
         failure = flow.run(window, sweep=True).failure
-    if failure is not None:
-        print(failure, file=sys.stderr, flush=True)
-        sys.exit(1)
+    return failure
+
+
+def _statuses(connections: Connections, task: Task, steps: Steps | None, clock: _Clock) -> ErpSyncError | None:
+    ledger: Any = connections.ledger
+    erp: Any = ErpStatuses(connections.client, connections.settings)
+    if steps is not None:
+        ledger, erp = Mortal(ledger, steps, STATUS_WRITES), Mortal(erp, steps, STATUS_READS | CANCEL)
+        if connections.shop_statuses is not None:
+            _ShopSteps(connections.shop_statuses._writer._engine, steps)
+    flow = StatusesFlow(connections.shop, connections.shop_statuses, ledger, erp, connections.settings)
+    failure = flow.run().failure
+    for _ in range(SETTLE_PASSES if task.ahead else task.passes - 1):
+        if task.ahead and failure is None and not connections.ledger.statuses_under_way():
+            break
+        clock.ahead += timedelta(seconds=task.ahead)
+        failure = flow.run().failure
+    return failure
 
 
 class _Clock:
@@ -213,5 +284,5 @@ def _connections(clock: _Clock | None) -> Connections:
         return connections
     ledger = open_ledger(settings.require_ledger_url(), clock=clock)
     gate = LedgerGate.from_settings(ledger, settings.erp)
-    erp = Protheus(ErpClient.from_settings(settings, gate), settings)
-    return replace(connections, ledger=ledger, gate=gate, erp=erp)
+    client = ErpClient.from_settings(settings, gate)
+    return replace(connections, ledger=ledger, gate=gate, erp=Protheus(client, settings), client=client)

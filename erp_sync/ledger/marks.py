@@ -27,6 +27,18 @@ class Marks(LedgerPart):
 
         self._database.write(work)
 
+    def raise_mark(self, name: str, text: str, at_most: str) -> None:
+        """The later text stays, whoever comes last; a stored one beyond `at_most` counts for nothing."""
+        now = self.now()
+
+        def work(connection: Connection) -> None:
+            earlier = or_(marks.c.text < text, marks.c.text > at_most)
+            change = update(marks).where(marks.c.name == name, earlier).values(last_at=now, text=text)
+            if not connection.execute(change).rowcount:
+                _insert(connection, name, now, text)
+
+        self._database.write(work)
+
     def claim_mark(self, name: str, every: timedelta) -> bool:
         """True for one caller of all processes, if nobody got it in the last `every`; its text stays.
 

@@ -21,11 +21,11 @@ from erp_sync.shop.connection import shop_engine
 from erp_sync.shop.profile import Profile, StockSection
 from erp_sync.shop.rows import plain
 from erp_sync.shop.statement import Statement
-from erp_sync.shop.writing import Command, ShopWriter
+from erp_sync.shop.writing import Command, HeldBySomebody, ShopWriter
 
 TOGETHER = 1
 """SKUs of one transaction in row form: who holds one row and waits for no other deadlocks with no checkout."""
-TOGETHER_IN_BULK = 500
+TOGETHER_IN_BULK = 200
 """In one statement; a checkout of several of them in another order may be the one that a deadlock ends."""
 LOOKED_AT_TOGETHER = 100
 """SKUs of one look: so many copies of `find` in one statement."""
@@ -133,6 +133,9 @@ class ShopStock:
 
         try:
             done = self._writer.transaction(work, commit_by)
+        except HeldBySomebody as held:
+            # One by one they would wait as long again.
+            return [StockOutcome(Decimal(0), 0, f"{held}: written by a later pass") for _ in targets]
         except (DBAPIError, _NoEffect) as error:
             if len(targets) > 1:
                 return [self.write([one], recount, decide, commit_by)[0] for one in targets]

@@ -29,6 +29,10 @@ class ChangedMeanwhile(Exception):
     """What a write rests on was changed after it had been read: the transaction is rolled back and done once more."""
 
 
+class HeldBySomebody(ShopUnavailable):
+    """Through every try somebody held what would be written, or deadlocked with it."""
+
+
 class ShopWriter:
     """Over an engine of `shop_engine(..., writes=True)`. Thread-safe."""
 
@@ -85,6 +89,8 @@ class ShopWriter:
                     raise
                 again = is_conflict(error) or (error.connection_invalidated and not lost)
                 lost |= error.connection_invalidated
+                if is_conflict(error) and attempt == TRIES:
+                    raise HeldBySomebody("somebody holds a row of the shop's database that is to be written") from None
                 if not again or attempt == TRIES:
                     part = error.detail[-1] if error.detail else ""
                     raise meaning(error, self._engine, self._profile, part) from None

@@ -137,7 +137,7 @@ class Asker:
         if entry.status in _BY_RELEASES or self._awaits_invoice_news(entry):
             return True
         fresh = entry.deep_at is not None and now - entry.deep_at < DEEP_EVERY
-        return entry.status not in ENDED and not fresh
+        return not fresh
 
     def _awaits_invoice_news(self, entry: StatusEntry) -> bool:
         """A key that the tax office has not given yet, a delivery."""
@@ -208,7 +208,7 @@ class Asker:
         problem = None
         if entry.status in ENDED:
             status, text = entry.status, ""
-        elif is_deleted or _cancel_may_be_done(entry):
+        elif is_deleted or entry.cancellation is Cancellation.CANCELLED:
             status = OrderStatus.CANCELLED if _cancel_may_be_done(entry) else OrderStatus.DELETED
             text = f"order {entry.erp_number} was deleted in the ERP"
         else:
@@ -241,7 +241,7 @@ class Asker:
         if event is None:
             look.changes.append(StatusChange(old, wished, wish))
             return
-        told = StatusChange(old, new, event)
+        told = StatusChange(old, wished if wish is None else new, event)
         look.changes.append(told)
         if wish is not None:
             look.changes.append(StatusChange(stored(told), replace(wished, version=stored(told).version), wish))
@@ -297,6 +297,9 @@ class Asker:
             restored = _with(_cancellation(entry, Cancellation.RESTORED, None), CANCELLATION, problem)
             return restored, StatusEvent("restored", str(problem))
         moved = status is not old.status
+        if stage is Cancellation.IN_DOUBT and moved:
+            # Why the call was probably refused says nothing about what the order is now.
+            return _with(entry, CANCELLATION, None), None
         reasons = {
             Cancellation.NONE: "cancelled in the shop: it is to be cancelled in the ERP",
             Cancellation.CANCELLED: "the ERP confirmed its cancellation, but has it all the same: once more",
@@ -361,10 +364,10 @@ def _is_ours(entry: StatusEntry, order: OrderProgress) -> bool:
 
 
 def _cancel_may_be_done(entry: StatusEntry) -> bool:
-    """A cancel call left us, so that an order which has gone needs no second look
+    """A cancel call left us, so that an order which shows as deleted needs no second look
     (contracts/protheus-rest.md, 7: "row vanished" is success)."""
     sent = entry.cancel_send_by is not None
-    return sent and entry.cancellation in (*_ON_ITS_WAY, Cancellation.CANCELLED, Cancellation.RESIDUE)
+    return sent and entry.cancellation in (*_ON_ITS_WAY, Cancellation.CANCELLED)
 
 
 def _is_alive_again(entry: StatusEntry) -> bool:

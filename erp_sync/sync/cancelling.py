@@ -177,7 +177,11 @@ class Canceller:
         asked_at = self._ledger.now()
         numbers = [entry.erp_number]
         order = self._erp.progress(numbers).get(entry.erp_number)
+        is_open = entry.cancel_send_by is not None and asked_at < entry.cancel_send_by + self._doubt
         if order is None:
+            # What shows neither way is believed to be gone once the call can have no effect any more.
+            if is_open and entry.erp_number not in self._erp.deleted(numbers):
+                return self._doubt_on(entry, asked_at)
             return self._end(entry, Cancellation.CANCELLED, "the ERP does not have it any more: it is cancelled")
         order = replace(
             order,
@@ -191,15 +195,18 @@ class Canceller:
             return self._end(entry, Cancellation.RESIDUE, "its open rest is cancelled in the ERP")
         if status in INVOICED:
             return self._is_too_late(replace(entry, invoices=order.invoices))
-        if entry.cancel_send_by is not None and asked_at < entry.cancel_send_by + self._doubt:
-            new = replace(entry, cancellation=Cancellation.IN_DOUBT, cancel_at=self._next_read(entry, asked_at))
-            return self._record(entry, new, None)
+        if is_open:
+            return self._doubt_on(entry, asked_at)
         refused = problem_of(entry.problems, CANCELLATION)
         if refused is not None:
             return self._refused(entry, "", refused)
         again = replace(entry, cancellation=Cancellation.WANTED, cancel_at=self._ledger.now())
         text = "the ERP has it as before: its cancellation is sent again"
         return self._record(entry, again, StatusEvent("cancel_wanted", text, self._erp.erp_time))
+
+    def _doubt_on(self, entry: StatusEntry, now: datetime) -> StatusEntry | None:
+        new = replace(entry, cancellation=Cancellation.IN_DOUBT, cancel_at=self._next_read(entry, now))
+        return self._record(entry, new, None)
 
     def _end(self, entry: StatusEntry, stage: Cancellation, text: str) -> StatusEntry | None:
         """It is done; its status is read at once."""

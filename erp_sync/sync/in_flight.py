@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from erp_sync.ledger.ledger import Ledger
     from erp_sync.shop.database import Shop
 
+CLOCKS_APART = timedelta(seconds=0.2)
+"""The ledger's clock, as two processes carry it on, differs by much less (ledger/clock.py): what one calls sent just
+before the other's T may have been sent just after it, and is in flight."""
 OVERLAP = timedelta(minutes=10)
 """So far back every recount looks: longer than any checkout's transaction takes."""
 READY_DAYS = 1
@@ -38,7 +41,7 @@ class InFlight:
         """`read_at` is T. `waiting_days` None: waiting orders hold nothing."""
         self._shop = shop
         self._ledger = ledger
-        self._read_at = read_at
+        self._before = read_at - CLOCKS_APART
         self._start_day = start_day
         self._waiting_days = waiting_days
         self._sent: set[str] = set()
@@ -70,7 +73,7 @@ class InFlight:
     def _recount(self) -> None:
         began = self._shop_now()
         if self._since is None:
-            known = self._ledger.unsent_before(self._read_at)
+            known = self._ledger.unsent_before(self._before)
             self._take(self._shop.heads(known).values(), began)
             days = max(READY_DAYS, self._waiting_days or 0)
             since = began - timedelta(days=days) - OVERLAP
@@ -94,15 +97,16 @@ class InFlight:
 
     def _take(self, heads: Iterable[OrderHead], now: datetime) -> None:
         fresh = {head.order_id: head for head in heads if self._heads.get(head.order_id) != head}
-        self._heads |= fresh
         holding = [key for key, head in fresh.items() if key not in self._sent and self._holds(head, now)]
         new = [key for key in holding if key not in self._lines]
-        sent = self._ledger.sent_before(new, self._read_at) if new else set()
+        sent = self._ledger.sent_before(new, self._before) if new else set()
         self._sent |= sent
         wanted = [key for key in holding if key not in sent and not self._is_long_past(fresh[key])]
         lines: defaultdict[str, list[HeldLine]] = defaultdict(list)
         for line in self._shop.held_lines(wanted) if wanted else ():
             lines[line.order_id].append(line)
+        # All at once, and only now: a question that failed leaves them to the next recount, of whichever thread.
+        self._heads |= fresh
         for key in fresh:
             self._forget(key)
         for key in wanted:
@@ -117,7 +121,10 @@ class InFlight:
     def _is_long_past(self, head: OrderHead) -> bool:
         """Ready before the day of going live: the ERP has it from somebody's hand."""
         early = head.business_day is not None and head.business_day < self._start_day
-        return early and head.state == ShopState.READY and not self._ledger.entries([head.order_id])
+        if not early or head.state != ShopState.READY:
+            return False
+        # One that still waited then is sent like any other, from the moment on at which it is paid.
+        return not (self._ledger.early([head.order_id]) or self._ledger.entries([head.order_id]))
 
     def _forget(self, order_id: str) -> None:
         for line in self._lines.pop(order_id, ()):

@@ -21,9 +21,10 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Protocol
 
 from erp_sync.errors import Misconfigured, Unavailable
+from erp_sync.ledger.clock import DRIFT
 from erp_sync.shop.stock import ShopStock, StockOutcome, StockTarget
 from erp_sync.stock_formula import published
-from erp_sync.sync.in_flight import InFlight
+from erp_sync.sync.in_flight import CLOCKS_APART, InFlight
 from erp_sync.sync.results import StockChange, StockResult
 
 if TYPE_CHECKING:
@@ -71,6 +72,16 @@ class _Difference:
         return cls(sku, warehouse, Decimal(available), buffer, before, after)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What stands from its beginning on."""
+
+    read_at: datetime
+    began: float
+    """By the clock that nobody sets."""
+    flight: InFlight
+
+
 class StockFlow:
     """Ties ERP, ledger and shop together. Never raises an ErpSyncError: a failure of the system is in the result."""
 
@@ -116,19 +127,19 @@ class StockFlow:
         until = self._monotonic() + budget
         try:
             with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
-                flight = self._compare(result, spool, progress)
+                current = self._compare(result, spool, progress)
                 if not accept:
                     result.guard = self._guard(result)
                 if not (dry_run or result.guard):
-                    self._write(result, spool, flight, until, progress)
+                    self._write(result, spool, current, until, progress)
         except (Unavailable, Misconfigured) as failure:
             result.failure = failure
         return result
 
     # Comparing ------------------------------------------------------------------------------------------------------
 
-    def _compare(self, result: StockResult, spool: IO[str], progress: Callable[[StockResult], None]) -> InFlight:
-        read_at = self._ledger.now()
+    def _compare(self, result: StockResult, spool: IO[str], progress: Callable[[StockResult], None]) -> _Pass:
+        read_at, began = self._ledger.now(), self._monotonic()
         flight = InFlight(self._shop, self._ledger, read_at, start_day=self._start_day, waiting_days=self._waiting_days)
         if not self._is_physical:
             flight.recount()
@@ -146,7 +157,7 @@ class StockFlow:
         result.read_at = read_at
         result.in_flight_orders, result.in_flight_units = flight.orders, int(flight.units())
         result.changes = [change for _, _, change in sorted(largest, key=lambda ranked: (-ranked[0], ranked[1]))]
-        return flight
+        return _Pass(read_at, began, flight)
 
     def _differences(self, batch: Sequence[SkuBalance], flight: InFlight, result: StockResult) -> Iterator[_Difference]:
         wanted: dict[tuple[str, str], tuple[Decimal, int, int]] = {}
@@ -190,21 +201,21 @@ class StockFlow:
         self,
         result: StockResult,
         spool: IO[str],
-        flight: InFlight,
+        current: _Pass,
         until: float,
         progress: Callable[[StockResult], None],
     ) -> None:
-        read_at = result.read_at or self._ledger.now()
-        self._announce(read_at)
+        self._announce(current.read_at)
         spool.seek(0)
         lines = iter(spool)
         at_work: set[Future[StockResult]] = set()
-        with ThreadPoolExecutor(WRITERS, "stock-write") as pool:
+        writers = WRITERS if self._shop_stock.together == 1 else 1  # one lock each, or many at once
+        with ThreadPoolExecutor(writers, "stock-write") as pool:
             while self._monotonic() < until and (
                 chunk := [_Difference.of(line) for line in islice(lines, self._shop_stock.together)]
             ):
-                at_work.add(pool.submit(self._write_chunk, chunk, flight, read_at))
-                if len(at_work) >= 2 * WRITERS:
+                at_work.add(pool.submit(self._write_chunk, chunk, current))
+                if len(at_work) >= 2 * writers:
                     done, at_work = wait(at_work, return_when=FIRST_COMPLETED)
                     self._add(result, done, progress)
             self._add(result, at_work, progress)
@@ -215,7 +226,7 @@ class StockFlow:
             result.add(future.result())
         progress(result)
 
-    def _write_chunk(self, chunk: Sequence[_Difference], flight: InFlight, read_at: datetime) -> StockResult:
+    def _write_chunk(self, chunk: Sequence[_Difference], current: _Pass) -> StockResult:
         result = StockResult()
         by_place = {(difference.sku, difference.warehouse): difference for difference in chunk}
         stale = True
@@ -224,14 +235,14 @@ class StockFlow:
         def recount() -> None:
             nonlocal stale
             if not self._is_physical:
-                flight.recount()
+                current.flight.recount()
             # After the rows are locked: a newer run that has written before us is known by now.
-            stale = self._is_stale(read_at)
+            stale = self._is_stale(current)
 
         def decide(target: StockTarget, present: Decimal) -> int:
             difference = by_place[target.place]
             warehouses = self._places[target.warehouse]
-            held = Decimal(0) if self._is_physical else flight.held(target.sku, warehouses)
+            held = Decimal(0) if self._is_physical else current.flight.held(target.sku, warehouses)
             quantity = published(difference.available, in_flight=held, buffer=difference.buffer)
             if stale and quantity > present:
                 held_back.add(target.place)
@@ -259,17 +270,17 @@ class StockFlow:
 
     def _announce(self, read_at: datetime) -> None:
         """From here on no older read raises a figure."""
-        mark = self._ledger.mark(_MARK)
-        if mark is None or not _text(read_at) <= mark[1] <= _text(self._ledger.now()):
-            self._ledger.set_mark(_MARK, _text(read_at))
+        self._ledger.raise_mark(_MARK, _text(read_at), at_most=_text(self._ledger.now() + CLOCKS_APART))
 
-    def _is_stale(self, read_at: datetime) -> bool:
+    def _is_stale(self, current: _Pass) -> bool:
+        passed = timedelta(seconds=self._monotonic() - current.began)
         mark = self._ledger.mark(_MARK)
         now = self._ledger.now()
         # One that lies ahead is of a clock that has jumped back since.
-        newer = mark is not None and _text(read_at) < mark[1] <= _text(now)
-        age = now - read_at
-        return newer or not timedelta(0) <= age <= timedelta(minutes=self._section.stale_minutes)
+        newer = mark is not None and _text(current.read_at) < mark[1] <= _text(now + CLOCKS_APART)
+        # Set back meanwhile: what was sent after T may bear a time before it, even once the clock has passed T again.
+        set_back = now - current.read_at < passed - CLOCKS_APART / 2 - passed * DRIFT
+        return newer or set_back or now - current.read_at > timedelta(minutes=self._section.stale_minutes)
 
 
 def _text(moment: datetime) -> str:

@@ -51,6 +51,16 @@ class Telling:
         """Whether the shop may show its order as cancelled only because we wrote that."""
         return any(self.value(status) in entry.told_values for status in ENDED)
 
+    def ours(self, entry: StatusEntry) -> tuple[str, ...]:
+        """The shop's words that are ours to overwrite. Not one that lies ahead of the ERP: whoever wrote that died, or
+        was overtaken, before the ledger knew, and the shop never goes back."""
+        status = entry.status
+        if status is None:
+            return entry.told_values
+        ahead = {other for other in OrderStatus if goes_back(other, status)}
+        barred = {self.value(other) for other in ahead} - {self.value(other) for other in set(OrderStatus) - ahead}
+        return tuple(word for word in entry.told_values if word not in barred)
+
     def details(self, entry: StatusEntry) -> Details:
         """The parameters of `[status] write` besides number and status; of several invoices those of the last one."""
         last = entry.invoices[-1] if entry.invoices else None
@@ -126,9 +136,13 @@ class Teller:
         intents = [StatusChange(entry, self._intended(entry, until), None) for entry in intended]
         made = self._ledger.change_statuses(intents)
         ours = [stored(change) for change, done in zip(intents, made, strict=True) if done]
-        outcomes = self._shop.write([self._write(entry) for entry in ours], commit_by)
+        hashes = {entry.order_id: entry.told_hash for entry in intended}
+        outcomes = self._shop.write([self._write(entry, hashes[entry.order_id]) for entry in ours], commit_by)
         now = self._ledger.now()
-        changes = [self._after(entry, outcome, now) for entry, outcome in zip(ours, outcomes, strict=True)]
+        changes = [
+            self._after(entry, hashes[entry.order_id], outcome, now)
+            for entry, outcome in zip(ours, outcomes, strict=True)
+        ]
         self._ledger.change_statuses(changes)
         return StatusesResult(
             told=sum(outcome.outcome is Outcome.WRITTEN for outcome in outcomes),
@@ -136,20 +150,22 @@ class Teller:
         )
 
     def _intended(self, entry: StatusEntry, until: datetime) -> StatusEntry:
+        """Until it is known what came of it, the shop is not taken to know anything."""
         value = self._telling.value(entry.status) or ""
         known = entry.told_values
-        return replace(entry, telling_until=until, told_values=known if value in known else (*known, value))
+        values = known if value in known else (*known, value)
+        return replace(entry, telling_until=until, told_values=values, told_hash="")
 
-    def _write(self, entry: StatusEntry) -> StatusWrite:
+    def _write(self, entry: StatusEntry, told_hash: str) -> StatusWrite:
         return StatusWrite(
             number=entry.number,
             value=self._telling.value(entry.status) or "",
             details=self._telling.details(entry),
-            news=self._telling.hash(entry) != entry.told_hash,
-            ours=entry.told_values,
+            news=self._telling.hash(entry) != told_hash,
+            ours=self._telling.ours(entry),
         )
 
-    def _after(self, entry: StatusEntry, outcome: StatusOutcome, now: datetime) -> StatusChange:
+    def _after(self, entry: StatusEntry, told_hash: str, outcome: StatusOutcome, now: datetime) -> StatusChange:
         value = self._telling.value(entry.status) or ""
         if outcome.outcome in (Outcome.WRITTEN, Outcome.SAME):
             told = replace(
@@ -165,7 +181,7 @@ class Teller:
         since = entry.changed_at or now
         later = now + TRY_AGAIN if now - since < self._grace else None
         problems = with_problem(entry.problems, SHOP_STATUS, problem)
-        kept = replace(entry, write_at=later, telling_until=None, problems=problems)
+        kept = replace(entry, told_hash=told_hash, write_at=later, telling_until=None, problems=problems)
         if problem is None or problem == problem_of(entry.problems, SHOP_STATUS):
             return StatusChange(entry, kept, None)
         return StatusChange(entry, kept, StatusEvent("kept", str(problem)))
@@ -186,6 +202,11 @@ class Teller:
         match outcome.outcome:
             case Outcome.KEPT if entry.cancellation is not Cancellation.NONE:
                 return None  # the shop cancelled it: that the ERP is not there yet is the cancellation's business
+            case Outcome.KEPT if outcome.present in entry.told_values:
+                advice = (
+                    f"the ERP went back to {entry.status} ({value!r}) while the shop was told, and the shop never goes "
+                    "back by itself: correct it by hand if need be"
+                )
             case Outcome.KEPT:
                 advice = (
                     f"somebody set it, and [status] allow_from does not name it: left alone, though the ERP says "
