@@ -97,11 +97,13 @@ def stage(
     shop_url: str | None = None,
     ledger_url: str | None = None,
     config: str | None = None,
+    stocked: bool = False,
     **sandbox_config: Any,
 ) -> Iterator[Stage]:
     """Set up, and removed at the end. Without URLs shop and ledger are SQLite files in the folder.
 
-    `config` replaces the demo's erp_sync.toml, `sandbox_config` goes into the ERP's `SandboxConfig`.
+    `config` replaces the demo's erp_sync.toml, `sandbox_config` goes into the ERP's `SandboxConfig`. `stocked`: the
+    ERP has what the shop has.
     """
     import sqlalchemy as sa
 
@@ -124,7 +126,8 @@ def stage(
         shop.stock_catalogue(products)
         with start_in_background(sandbox) as erp:
             erp.add_products([product.sku for product in products])
-            erp.admin("POST", "/stock", [{"code": product.sku, "QATU": product.stock} for product in products])
+            if stocked:
+                erp.admin("POST", "/stock", [{"code": product.sku, "QATU": product.stock} for product in products])
             written = folder / "erp_sync.toml"
             text = config or CONFIG.format(
                 write_timeout=WRITE_TIMEOUT, start_day=(datetime.now(UTC) - timedelta(days=7)).date()
@@ -208,7 +211,7 @@ class Report:
 
 def run_once(count: int, *, faults: bool, seed: int, show: bool) -> Report:
     """`count` orders through the whole main job, without Dagster's daemon; compared with the ERP's journal."""
-    with stage(faults=FAULTS if faults else (), seed=seed) as on, environment(on.environment):
+    with stage(faults=FAULTS if faults else (), seed=seed, stocked=True) as on, environment(on.environment):
         good, bad = _place(on.shop, count)
         connections = open_connections(load_settings())
         started = time.perf_counter()
@@ -435,7 +438,7 @@ def run_until_interrupted(*, faults: bool, seed: int, port: int) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     console.print("setting the stage: sandbox ERP, demo shop, ledger")
-    with stage(faults=FAULTS if faults else (), seed=seed) as on, environment(on.environment):
+    with stage(faults=FAULTS if faults else (), seed=seed, stocked=True) as on, environment(on.environment):
         home = on.folder / "dagster"
         home.mkdir()
         shutil.copy(_instance_file(), home / "dagster.yaml")
