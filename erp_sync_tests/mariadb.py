@@ -157,6 +157,8 @@ class MariaDB:
                 "--auth-root-authentication-method=normal",
                 "--skip-test-db",
             ],
+            # Two installs at once delete each other's temporary tables in a shared folder.
+            env={**os.environ, "TMPDIR": str(self.folder)},
             capture_output=True,
             text=True,
             check=False,
