@@ -95,6 +95,11 @@ def _rule(order: OrderProgress) -> OrderStatus:
     return OrderStatus.OPEN
 
 
+def lacks_invoices(order: OrderProgress) -> bool:
+    """Whether items are invoiced and no invoice shows: it was cancelled this moment, or a read left its rows out."""
+    return not order.invoices and any(item.invoiced > 0 for item in order.items)
+
+
 def unknown_codes(order: OrderProgress) -> list[str]:
     """Codes that the contract's 6.3 does not list, for the order's story; each is taken for a block."""
     known = {

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from erp_sync.demo import Stage, environment, stage
+from erp_sync.erp.statuses import ErpStatuses
 from erp_sync.errors import BreakerOpen, ErpUnavailable, Misconfigured
 from erp_sync.ledger.status_entry import StatusEntry
 from erp_sync.models import Cancellation, LedgerState, OrderStatus
@@ -277,6 +278,36 @@ def test_a_row_that_vanished_once_and_is_back_changes_nothing(life: Life) -> Non
     assert (life.entry(order).status, life.entry(order).missing_since) == (OrderStatus.OPEN, None)
     assert life.shows(order) == "paid"
     assert "the ERP shows it again" in life.texts(order)
+
+
+def test_invoices_that_did_not_show_once_cancel_no_order(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = life.on.shop.place_odd_order("two_lines_one_sku")
+    assert life.connections.orders_flow().run().sent == 1
+    life.run()
+    life.on.erp.switch(residue_keeps_invoice=False)
+    life.erp(order, "POST invoice", {"items": {"01": 1}})
+    life.erp(order, "POST residue")
+    life.run()
+    assert (life.entry(order).status, life.shows(order)) == (OrderStatus.INVOICED_SHORT, "invoiced")
+    read, number = ErpStatuses.invoices, life.entry(order).erp_number
+
+    def unseen(self: ErpStatuses, numbers: Sequence[str]) -> Any:
+        # The header was read already: the next read, of SD2, is the one that leaves rows out.
+        life.on.erp.set_faults(Fault(kind="rows_missing", endpoint="read", matching=number, times=1))
+        return read(self, numbers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ErpStatuses, "invoices", unseen)
+        life.run()
+    assert life.entry(order).missing_since is not None
+    assert (life.entry(order).status, life.shows(order)) == (OrderStatus.INVOICED_SHORT, "invoiced")
+    life.run()
+    assert (life.entry(order).status, life.entry(order).missing_since) == (OrderStatus.INVOICED_SHORT, None)
+    assert life.shows(order) == "invoiced"
+    assert OrderStatus.CANCELLED not in [
+        status for _, _, status in life.connections.ledger.status_story(str(order.order_id))
+    ]
+    assert life.problem(order) == ""
 
 
 def test_an_order_without_a_trace_is_a_persons_business(embedded: Life) -> None:

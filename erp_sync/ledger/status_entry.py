@@ -27,7 +27,8 @@ class StatusEntry:
     next_at: datetime | None
     """When the ERP should be asked again. None: never, this is final."""
     missing_since: datetime | None
-    """Since when the ERP does not show the order; counts once a second look confirms it. None: it is there."""
+    """Since when the ERP does not show the order, or invoices that its items count; counts once a second look confirms
+    it. None: it is there."""
     tracking_code: str
     invoices: tuple[Invoice, ...]
     told_status: OrderStatus | None

@@ -1,7 +1,8 @@
 """Asking the ERP what became of orders, and the shop whether it still wants them.
 
 Two requests for a hundred orders tell which of them moved; only those are looked at more deeply (releases, invoices).
-An order that the ERP does not show is asked for once more, at a later pass, before that counts.
+An order that the ERP does not show is asked for once more before that counts, and so is one that looks cancelled only
+because its invoices do not show.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from erp_sync.models import (
     Problem,
     ShopState,
 )
-from erp_sync.order_status import ENDED, INVOICED, derive, fingerprint, unknown_codes
+from erp_sync.order_status import ENDED, INVOICED, derive, fingerprint, lacks_invoices, unknown_codes
 from erp_sync.sync.problems import CANCELLATION, ERP_ORDER, SHOP_ORDER, problem_of, with_problem
 from erp_sync.sync.results import StatusesResult
 from erp_sync.sync.telling import Telling
@@ -167,6 +168,10 @@ class Asker:
 
     def _moved(self, entry: StatusEntry, order: OrderProgress, look: _Look) -> tuple[StatusEntry, StatusEvent | None]:
         status = derive(order)
+        if status in ENDED and entry.status not in ENDED and entry.missing_since is None and lacks_invoices(order):
+            text = f"the ERP does not show the invoices of order {entry.erp_number}; asked again before it counts"
+            waits = replace(entry, missing_since=look.now, fingerprint="")
+            return waits, StatusEvent("missing", text, look.erp_time)
         same = (status, order.invoices, order.tracking_code) == (entry.status, entry.invoices, entry.tracking_code)
         new = replace(
             entry,
@@ -180,7 +185,7 @@ class Asker:
         if same and entry.missing_since is None:
             return new, None
         words = _words(entry, order, status)
-        if entry.missing_since is not None:
+        if entry.missing_since is not None and not lacks_invoices(order):
             words = f"the ERP shows it again; {words}"
         return replace(new, changed_at=look.now), StatusEvent("status", words, look.erp_time)
 
