@@ -226,17 +226,17 @@ def _work(environment: dict[str, str], task: Task, log: str, tell: Connection) -
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    clock = _Clock(task.ahead)
-    connections = _connections(clock if task.ahead else None)
+    clock = Clock(task.ahead)
+    connections = connect(clock if task.ahead else None)
     steps = _Steps(task.kill_at, tell) if task.tells else None
-    work = _statuses if task.flow == "statuses" else _orders
+    work = run_statuses if task.flow == "statuses" else _orders
     failure = work(connections, task, steps, clock)
     if failure is not None:
         print(failure, file=sys.stderr, flush=True)
         sys.exit(1)
 
 
-def _orders(connections: Connections, task: Task, steps: Steps | None, clock: _Clock) -> ErpSyncError | None:
+def _orders(connections: Connections, task: Task, steps: Steps | None, clock: Clock) -> ErpSyncError | None:
     ledger: Any = connections.ledger
     erp: Any = connections.erp
     if steps is not None:
@@ -252,7 +252,7 @@ def _orders(connections: Connections, task: Task, steps: Steps | None, clock: _C
     return failure
 
 
-def _statuses(connections: Connections, task: Task, steps: Steps | None, clock: _Clock) -> ErpSyncError | None:
+def run_statuses(connections: Connections, task: Task, steps: Steps | None, clock: Clock) -> ErpSyncError | None:
     ledger: Any = connections.ledger
     erp: Any = ErpStatuses(connections.client, connections.settings)
     if steps is not None:
@@ -269,7 +269,9 @@ def _statuses(connections: Connections, task: Task, steps: Steps | None, clock: 
     return failure
 
 
-class _Clock:
+class Clock:
+    """A ledger's, `ahead` of the machine's."""
+
     def __init__(self, ahead: float) -> None:
         self.ahead = timedelta(seconds=ahead)
 
@@ -277,11 +279,14 @@ class _Clock:
         return datetime.now(UTC) + self.ahead
 
 
-def _connections(clock: _Clock | None) -> Connections:
+def connect(clock: Clock | None) -> Connections:
     settings = load_settings()
     connections = open_connections(settings)
     if clock is None:
         return connections
+    connections.gate.close()
+    connections.client.close()
+    connections.ledger.close()
     ledger = open_ledger(settings.require_ledger_url(), clock=clock)
     gate = LedgerGate.from_settings(ledger, settings.erp)
     client = ErpClient.from_settings(settings, gate)
