@@ -297,13 +297,18 @@ def _bad_seeds(seeds: range, without: str) -> list[tuple[int, list[str]]]:
 
 def run_schedules(count: int, without: str = "", first: int = 0, processes: int = 1) -> list[tuple[int, list[str]]]:
     """The seeds whose schedule ends badly, and how."""
-    logging.getLogger("erp_sync").setLevel(logging.ERROR)  # inherited by the processes
-    if processes == 1:
-        return _bad_seeds(range(first, first + count), without)
-    chunk = 500
-    chunks = [range(start, min(start + chunk, first + count)) for start in range(first, first + count, chunk)]
-    with ProcessPoolExecutor(processes) as pool:
-        return [bad for found in pool.map(_bad_seeds, chunks, repeat(without)) for bad in found]
+    logger = logging.getLogger("erp_sync")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # inherited by the processes
+    try:
+        if processes == 1:
+            return _bad_seeds(range(first, first + count), without)
+        chunk = 500
+        chunks = [range(start, min(start + chunk, first + count)) for start in range(first, first + count, chunk)]
+        with ProcessPoolExecutor(processes) as pool:
+            return [bad for found in pool.map(_bad_seeds, chunks, repeat(without)) for bad in found]
+    finally:
+        logger.setLevel(level)
 
 
 def main() -> int:

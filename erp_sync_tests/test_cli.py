@@ -90,7 +90,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Stage]:
     """One shop, ledger and ERP for the whole file: each test places orders of its own and speaks of those."""
-    with stage(latency_ms=0, config=CONFIG) as on:
+    with stage(latency_ms=0, config=CONFIG, stocked=True) as on:
         yield on
 
 
@@ -240,6 +240,17 @@ def test_stock_is_compared_guarded_and_written(on: Stage, run: CommandLine) -> N
     assert run("run", "stock", "--dry-run", "--accept").code == 2
     compared = run("run", "stock", "--dry-run", "--json")
     assert (compared.code, compared.json()["written"]) == (0, 0)
+    rows = on.erp.admin("GET", "/stock?limit=10000")
+    on.erp.admin("POST", "/stock", [{"code": row["code"], "QATU": row["QATU"] + 100} for row in rows])
+    for options in ((), ("--dry-run",)):
+        stopped = run("run", "stock", *options)
+        assert stopped.code == 1
+        assert "more than stock.max_change_share = 30%: nothing was written" in stopped.line
+        assert "erp-sync run stock --accept" in stopped.line
+    accepted = run("run", "stock", "--accept", "--json")
+    counts = accepted.json()
+    assert (accepted.code, counts["raised"], counts["failed"]) == (0, len(rows), 0)
+    assert run("run", "stock", "--dry-run", "--json").json()["different"] == 0
 
 
 def test_an_order_that_nobody_knows_is_one_line(on: Stage, run: CommandLine) -> None:

@@ -39,13 +39,14 @@ def walk(server: MariaDB, monkeypatch: pytest.MonkeyPatch) -> Iterator[Walk]:
 
 
 def test_a_walk_never_sells_what_is_not_there(walk: Walk) -> None:
-    seed = 0
-    while walk.steps < STEPS:
+    done, seed = walk.counts, 0
+    places = [f"cut: {point}" for point in stock_walk.POINTS]
+    # The clock that nobody sets is the real one: how often it comes to each place differs from machine to machine.
+    while walk.steps < STEPS or (walk.steps < 3 * STEPS and not all(done[place] for place in places)):
         walk.episode(seed)
         seed += 1
     # It came to all the places that it is for.
-    done = walk.counts
-    assert min(done[f"cut: {point}"] for point in stock_walk.POINTS) > 0, done
+    assert min(done[place] for place in places) > 0, done
     for what in ("raised", "lowered", "held back", "guarded", "killed", "answers lost", "cancel_in_erp", "turn_clock"):
         assert done[what] > 0, (what, done)
     assert done["within a pass"] > STEPS / 4
