@@ -6,14 +6,9 @@ import warnings
 
 import dagster as dg
 
-from erp_sync.defs.assets import (
-    erp_order_status,
-    erp_orders,
-    erp_stock_balances,
-    shop_order_status,
-    shop_orders,
-    shop_stock_levels,
-)
+from erp_sync.defs.assets.orders import erp_orders, shop_orders
+from erp_sync.defs.assets.statuses import erp_order_status, shop_order_status
+from erp_sync.defs.assets.stock import erp_stock_balances, shop_stock_levels
 from erp_sync.defs.jobs import orders_job, statuses_job, stock_job
 from erp_sync.defs.partitions import business_days
 from erp_sync.defs.resources import ErpSync

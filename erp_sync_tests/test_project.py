@@ -113,7 +113,7 @@ def test_imports_run_one_way() -> None:
         ("ledger/entry.py", "from erp_sync.shop.database import Shop"),
         ("shop/rows.py", "from ..erp import client"),
         ("settings.py", "def late():\n    import erp_sync.mapping"),
-        ("sync/orders.py", "from erp_sync.defs.assets import erp_orders"),
+        ("sync/orders.py", "from erp_sync.defs.assets.orders import erp_orders"),
         ("sync/orders.py", "import dagster as dg"),
         ("cli.py", "from dagster_aws.ecs import EcsRunLauncher"),
         ("sync/orders.py", "from erp_sync.sandbox import shop"),
@@ -136,7 +136,7 @@ def test_the_linter_keeps_dagster_at_the_edge() -> None:
         return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=False).stdout
 
     assert "stays at the edge" in ruff("erp_sync/sync/orders.py")
-    for file in ("erp_sync/defs/assets.py", "erp_sync/definitions.py", "erp_sync_tests/test_project.py"):
+    for file in ("erp_sync/defs/assets/orders.py", "erp_sync/definitions.py", "erp_sync_tests/test_project.py"):
         assert "All checks passed" in ruff(file)
 
 

@@ -1,0 +1,1 @@
+"""What analysts see, a file per flow."""
