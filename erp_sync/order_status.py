@@ -11,7 +11,8 @@ import json
 
 from erp_sync.models import OrderProgress, OrderStatus
 
-_RESIDUE = "R"
+RESIDUE = "R"
+"""C6_BLQ of an item whose open quantity was given up."""
 _CLOSED = "E"
 _INVOICED_ROW = ("", "10")
 """C9_BLCRED and C9_BLEST of a row that nothing blocks: blank, or 10 once it is invoiced."""
@@ -72,7 +73,7 @@ def _rule(order: OrderProgress) -> OrderStatus:
     items = order.items
     some_invoiced = any(item.invoiced > 0 for item in items)
     open_items = [item for item in items if item.invoiced < item.quantity]
-    only_residue = bool(open_items) and all(item.block == _RESIDUE for item in open_items)
+    only_residue = bool(open_items) and all(item.block == RESIDUE for item in open_items)
     eliminated = _is_eliminated(order.note)
     if (only_residue and not some_invoiced) or (eliminated and not order.invoices):
         return OrderStatus.CANCELLED

@@ -810,9 +810,9 @@ def test_a_row_that_somebody_holds_is_waited_for(mariadb: MariaDB, tmp_path: Pat
             running = pool.submit(world.run)
             blocked = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
             give_up = time.monotonic() + 10
-            while mariadb.value(blocked) == "0" and time.monotonic() < give_up:
+            while (waiting := mariadb.value(blocked)) == "0" and time.monotonic() < give_up:
                 time.sleep(0.01)
-            assert mariadb.value(blocked) != "0"
+            assert waiting != "0"
             held.commit()
             assert running.result(20).written == 2
         assert world.shown(UPPER, LOWER) == [5, 5]

@@ -17,7 +17,7 @@ from erp_sync.errors import Misconfigured
 from erp_sync.shop.connection import shop_engine
 from erp_sync.shop.profile import Profile, StatusSection
 from erp_sync.shop.rows import plain
-from erp_sync.shop.writing import ChangedMeanwhile, Command, ShopWriter
+from erp_sync.shop.writing import ChangedMeanwhile, Command, NoEffect, ShopWriter, why
 
 _SOME_DAY = datetime(2026, 1, 2)  # noqa: DTZ001 - the shop's wall clock
 TOGETHER = 50
@@ -69,10 +69,6 @@ def open_shop_statuses(url: str, profile: Profile) -> ShopStatuses | None:
     return ShopStatuses(ShopWriter(shop_engine(url, profile, writes=True), profile), profile.status)
 
 
-class _NoEffect(Exception):
-    """The transaction is rolled back; the message says why."""
-
-
 class _Rehearsed(Exception):
     """Rolls a rehearsal back."""
 
@@ -120,8 +116,8 @@ class ShopStatuses:
             self._writer.transaction(work, commit_by=time.monotonic())
         except _Rehearsed as rehearsed:
             return rehearsed.outcome
-        except (DBAPIError, _NoEffect) as error:
-            return StatusOutcome(Outcome.FAILED, why=_why(error))
+        except (DBAPIError, NoEffect) as error:
+            return StatusOutcome(Outcome.FAILED, why=why(error))
         raise AssertionError
 
     def _together(self, wanted: Sequence[StatusWrite], commit_by: float) -> list[StatusOutcome]:
@@ -137,10 +133,10 @@ class ShopStatuses:
 
         try:
             done = self._writer.transaction(work, commit_by)
-        except (DBAPIError, _NoEffect, ChangedMeanwhile) as error:
+        except (DBAPIError, NoEffect, ChangedMeanwhile) as error:
             if len(wanted) > 1:
                 return [self._together([one], commit_by)[0] for one in wanted]
-            return [StatusOutcome(Outcome.FAILED, why=_why(error))]
+            return [StatusOutcome(Outcome.FAILED, why=why(error))]
         return [done[index] for index in range(len(wanted))]
 
     def _one(self, connection: Connection, wanted: StatusWrite, seen: dict[str, list[str]]) -> StatusOutcome:
@@ -161,7 +157,7 @@ class ShopStatuses:
         shown = after[0] if len(after) == 1 else ""
         if shown != value:
             # Whatever the statements changed instead is rolled back.
-            raise _NoEffect(
+            raise NoEffect(
                 f"[status] write makes the shop show {shown[:40]!r}, not {value!r}: correct its WHERE and SET"
             )
         seen.setdefault(wanted.number, found)
@@ -192,12 +188,3 @@ class ShopStatuses:
         if isinstance(value, datetime):
             return value.isoformat(" ", "seconds") if self._writer.is_sqlite else value
         return value
-
-
-def _why(error: DBAPIError | _NoEffect | ChangedMeanwhile) -> str:
-    """Of a database's error its class and number alone: the text may repeat what was written."""
-    if not isinstance(error, DBAPIError):
-        return str(error)
-    args = getattr(error.orig, "args", ())
-    code = f" {args[0]}" if args and isinstance(args[0], int) else ""
-    return f"the shop's database refuses it ({type(error.orig).__name__}{code})"

@@ -8,7 +8,7 @@ counted; every later one waits for the row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -21,7 +21,7 @@ from erp_sync.shop.connection import shop_engine
 from erp_sync.shop.profile import Profile, StockSection
 from erp_sync.shop.rows import plain
 from erp_sync.shop.statement import Statement
-from erp_sync.shop.writing import Command, HeldBySomebody, ShopWriter
+from erp_sync.shop.writing import Command, HeldBySomebody, NoEffect, ShopWriter, why
 
 TOGETHER = 1
 """SKUs of one transaction in row form: who holds one row and waits for no other deadlocks with no checkout."""
@@ -63,10 +63,6 @@ def open_shop_stock(url: str, profile: Profile) -> ShopStock | None:
     if profile.stock is None:
         return None
     return ShopStock(ShopWriter(shop_engine(url, profile, writes=True), profile), profile.stock)
-
-
-class _NoEffect(Exception):
-    """The transaction is rolled back; the message says why."""
 
 
 class ShopStock:
@@ -115,7 +111,7 @@ class ShopStock:
             for target in order:
                 shown = before[target.place]
                 if len(shown) != 1:
-                    raise _NoEffect(f"the shop has {len(shown)} rows for SKU {target.sku!r} now: looked at again later")
+                    raise NoEffect(f"the shop has {len(shown)} rows for SKU {target.sku!r} now: looked at again later")
                 final[target.place] = decide(target, shown[0])
             changed = [
                 StockTarget(target.sku, target.warehouse, final[target.place], previous=target.quantity)
@@ -128,7 +124,7 @@ class ShopStock:
             for place, quantity in final.items():
                 if after[place] != [quantity]:
                     shows = ", ".join(map(plain, after[place])) or "nothing"
-                    raise _NoEffect(f"[stock] makes SKU {place[0]!r} show {shows}, not {quantity}: correct its WHERE")
+                    raise NoEffect(f"[stock] makes SKU {place[0]!r} show {shows}, not {quantity}: correct its WHERE")
             return {place: StockOutcome(before[place][0], quantity) for place, quantity in final.items()}
 
         try:
@@ -136,10 +132,10 @@ class ShopStock:
         except HeldBySomebody as held:
             # One by one they would wait as long again.
             return [StockOutcome(Decimal(0), 0, f"{held}: written by a later pass") for _ in targets]
-        except (DBAPIError, _NoEffect) as error:
+        except (DBAPIError, NoEffect) as error:
             if len(targets) > 1:
                 return [self.write([one], recount, decide, commit_by)[0] for one in targets]
-            return [StockOutcome(Decimal(0), 0, _why(error))]
+            return [StockOutcome(Decimal(0), 0, why(error))]
         return [done[target.place] for target in targets]
 
     def _put(self, connection: Connection, targets: Sequence[StockTarget]) -> None:
@@ -200,12 +196,3 @@ class ShopStock:
             raise Misconfigured(
                 f"profile {name}: [stock] find gives SKU {sku!r} a quantity that is no number: select the number"
             ) from None
-
-
-def _why(error: DBAPIError | _NoEffect) -> str:
-    """Of a database's error its class and number alone."""
-    if isinstance(error, _NoEffect):
-        return str(error)
-    args: Mapping[int, Any] | tuple[Any, ...] = getattr(error.orig, "args", ())
-    code = f" {args[0]}" if args and isinstance(args[0], int) else ""
-    return f"the shop's database refuses it ({type(error.orig).__name__}{code})"

@@ -29,8 +29,22 @@ class ChangedMeanwhile(Exception):
     """What a write rests on was changed after it had been read: the transaction is rolled back and done once more."""
 
 
+class NoEffect(Exception):
+    """The profile's statements do not do what they should: the transaction is rolled back; the message says why."""
+
+
 class HeldBySomebody(ShopUnavailable):
     """Through every try somebody held what would be written, or deadlocked with it."""
+
+
+def why(error: DBAPIError | NoEffect | ChangedMeanwhile) -> str:
+    """Why nothing was written. Of a database's error its class and number alone: the text may repeat what was
+    written."""
+    if not isinstance(error, DBAPIError):
+        return str(error)
+    args = getattr(error.orig, "args", ())
+    code = f" {args[0]}" if args and isinstance(args[0], int) else ""
+    return f"the shop's database refuses it ({type(error.orig).__name__}{code})"
 
 
 class ShopWriter:

@@ -26,7 +26,7 @@ from erp_sync.models import (
     Problem,
     ShopState,
 )
-from erp_sync.order_status import ENDED, INVOICED, derive, fingerprint, lacks_invoices, unknown_codes
+from erp_sync.order_status import ENDED, INVOICED, RESIDUE, derive, fingerprint, lacks_invoices, unknown_codes
 from erp_sync.sync.problems import CANCELLATION, ERP_ORDER, SHOP_ORDER, problem_of, with_problem
 from erp_sync.sync.results import StatusesResult
 from erp_sync.sync.telling import Telling
@@ -384,7 +384,7 @@ def _is_alive_again(entry: StatusEntry) -> bool:
 
 
 def _may_be_blocked(order: OrderProgress) -> bool:
-    return any(item.invoiced < item.quantity and item.block != "R" for item in order.items)
+    return any(item.invoiced < item.quantity and item.block != RESIDUE for item in order.items)
 
 
 def _may_be_invoiced(order: OrderProgress) -> bool:

@@ -142,11 +142,10 @@ class Canceller:
         return self._record(entry, new, StatusEvent("cancel_refused", str(shown), self._erp.erp_time))
 
     def _is_too_late(self, entry: StatusEntry) -> StatusEntry | None:
-        until = (self._ledger.now() + self._too_late).astimezone(self._zone)
         invoices = ", ".join(f"{invoice.number}/{invoice.series}" for invoice in entry.invoices)
         advice = (
             f"the shop cancelled it, but it is invoiced: cancel the invoice or arrange its return until "
-            f"{until:%Y-%m-%d %H:%M} ({self._zone}), and stop the parcel"
+            f"{self._deadline()}, and stop the parcel"
         )
         problem = Problem(CANCELLATION, invoices or entry.erp_number, advice)
         new = replace(
@@ -210,30 +209,31 @@ class Canceller:
 
     def _end(self, entry: StatusEntry, stage: Cancellation, text: str) -> StatusEntry | None:
         """It is done; its status is read at once."""
+        is_partly = stage is Cancellation.RESIDUE
         new = replace(
             entry,
             cancellation=stage,
             cancel_at=None,
             next_at=self._ledger.now(),
             fingerprint="",
-            problems=with_problem(entry.problems, CANCELLATION, self._rest(entry) if stage is _RESIDUE else None),
+            problems=with_problem(entry.problems, CANCELLATION, self._rest(entry) if is_partly else None),
         )
-        kind = "residue" if stage is _RESIDUE else "cancelled"
+        kind = "residue" if is_partly else "cancelled"
         return self._record(entry, new, StatusEvent(kind, text, self._erp.erp_time))
 
     def _rest(self, entry: StatusEntry) -> Problem:
-        until = (self._ledger.now() + self._too_late).astimezone(self._zone)
         advice = (
             "the shop cancelled it, but part of it was invoiced; the rest is cancelled. Decide about the invoiced part "
-            f"until {until:%Y-%m-%d %H:%M} ({self._zone})"
+            f"until {self._deadline()}"
         )
         return Problem(CANCELLATION, entry.erp_number, advice)
+
+    def _deadline(self) -> str:
+        """Of a task for a person."""
+        return f"{(self._ledger.now() + self._too_late).astimezone(self._zone):%Y-%m-%d %H:%M} ({self._zone})"
 
     def _record(self, old: StatusEntry, new: StatusEntry, event: StatusEvent | None) -> StatusEntry | None:
         if self._ledger.change_statuses([StatusChange(old, new, event)])[0]:
             return new
         logger.info("order %s: somebody else went on with its cancellation", old.number)
         return None
-
-
-_RESIDUE = Cancellation.RESIDUE

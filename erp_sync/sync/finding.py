@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from erp_sync.ledger.entry import Change, Entry, Event
 from erp_sync.mapping import payload_hash
 from erp_sync.models import LedgerState, Order, OrderHead, Problem, ShopState
+from erp_sync.sync.recent import recent_pages
 
 if TYPE_CHECKING:
     from erp_sync.ledger.ledger import Ledger
@@ -125,14 +126,8 @@ class Finder:
 
     def _window(self, width: timedelta, found: Found) -> None:
         since = self._shop_now() - width
-        after = None
-        while True:
-            heads = self._shop.recent(since, PAGE, after)
+        for heads in recent_pages(self._shop, since, PAGE):
             self._take(heads, found, sweeping=False)
-            last = heads[-1] if heads else None
-            if len(heads) < PAGE or last is None or last.changed_at is None:
-                return
-            after = (last.changed_at, last.order_id)
 
     def _shop_now(self) -> datetime:
         """The shop's clock, asked once a minute: the windows overlap by far more than it drifts."""

@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from erp_sync.models import HeldLine, OrderHead, ShopState
+from erp_sync.sync.recent import recent_pages
 
 if TYPE_CHECKING:
     from erp_sync.ledger.ledger import Ledger
@@ -79,13 +80,8 @@ class InFlight:
             since = began - timedelta(days=days) - OVERLAP
         else:
             since = self._since - OVERLAP
-        after = None
-        while heads := self._shop.recent(since, PAGE, after):
+        for heads in recent_pages(self._shop, since, PAGE):
             self._take(heads, began)
-            last = heads[-1]
-            if len(heads) < PAGE or last.changed_at is None:
-                break
-            after = (last.changed_at, last.order_id)
         self._since = began
 
     def _shop_now(self) -> datetime:

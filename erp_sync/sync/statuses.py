@@ -15,6 +15,7 @@ from erp_sync.models import Cancellation, ShopState
 from erp_sync.order_status import ENDED
 from erp_sync.sync.asking import Asker, StatusErp
 from erp_sync.sync.cancelling import Canceller
+from erp_sync.sync.recent import recent_pages
 from erp_sync.sync.results import StatusesResult
 from erp_sync.sync.telling import Teller, Telling
 
@@ -176,16 +177,11 @@ class StatusesFlow:
         offset = self._shop.now() - datetime.now(UTC)
         now = self._ledger.now()
         since = (mark[0] if mark else now - timedelta(days=1)) - OVERLAP + offset
-        after = None
-        while heads := self._shop.recent(since, PAGE, after):
+        for heads in recent_pages(self._shop, since, PAGE):
             ids = [head.order_id for head in heads if head.state == ShopState.CANCELLED]
             known = self._ledger.statuses(ids).values() if ids else ()
             fresh = [entry for entry in known if entry.cancellation is Cancellation.NONE and entry.status not in ENDED]
             yield from _batches(fresh)
-            last = heads[-1]
-            if len(heads) < PAGE or last.changed_at is None:
-                break
-            after = (last.changed_at, last.order_id)
         self._ledger.set_mark(_MARK)
 
     def _cancel(self, running: _Pass) -> None:
