@@ -22,6 +22,8 @@ from erp_sync.sandbox.config import Fault
 from erp_sync.sandbox.shop import PlacedOrder
 from erp_sync.sandbox.shop_schema import orders
 from erp_sync.settings import load_settings
+from erp_sync.sync import asking
+from erp_sync.sync.asking import SECOND_LOOK
 from erp_sync.sync.connections import Connections, open_connections
 from erp_sync.sync.results import StatusesResult
 from erp_sync.sync.statuses import DUE, StatusWindow
@@ -139,6 +141,12 @@ def play(urls: Sequence[str], folder: Any, statuses: str = "") -> Iterator[Life]
         connections.close()
 
 
+@pytest.fixture(autouse=True)
+def minutes_between_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What two looks must lie apart has passed from one to the next."""
+    monkeypatch.setattr(asking, "SECOND_LOOK", timedelta())
+
+
 @pytest.fixture
 def life(fresh_database: FreshDatabase, tmp_path: Any) -> Iterator[Life]:
     yield from play([fresh_database(), fresh_database()], tmp_path)
@@ -253,6 +261,18 @@ def test_a_deleted_order_counts_at_the_second_look(life: Life) -> None:
     assert (life.cancels(order), life.entry(order).status) == (0, OrderStatus.OPEN), "we told the shop, not it us"
 
 
+def test_two_looks_of_one_moment_are_one(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = life.one()
+    life.erp(order, "DELETE")
+    with monkeypatch.context() as real:
+        real.setattr(asking, "SECOND_LOOK", SECOND_LOOK)
+        for _ in range(3):
+            life.run()
+    assert (life.entry(order).status, life.kinds(order).count("missing")) == (OrderStatus.OPEN, 1)
+    life.run()
+    assert (life.entry(order).status, life.shows(order)) == (OrderStatus.DELETED, "cancelled")
+
+
 def test_what_was_cancelled_and_is_restored_by_somebody_is_not_cancelled_again(life: Life) -> None:
     order = life.one()
     life.on.shop.cancel(order)
@@ -298,7 +318,9 @@ def test_invoices_that_did_not_show_once_cancel_no_order(life: Life, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(ErpStatuses, "invoices", unseen)
-        life.run()
+        patch.setattr(asking, "SECOND_LOOK", SECOND_LOOK)
+        for _ in range(3):
+            life.run()
     assert life.entry(order).missing_since is not None
     assert (life.entry(order).status, life.shows(order)) == (OrderStatus.INVOICED_SHORT, "invoiced")
     life.run()

@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 DEEP_EVERY = timedelta(minutes=30)
 """How often releases and invoices are read although neither a quantity nor a flag has moved."""
+SECOND_LOOK = timedelta(seconds=30)
+"""So far apart two looks are at least: what the ERP rewrites this moment may be unseen for seconds, and a pass may ask
+for an order twice."""
 MANY_VANISHED = 10
 """So many orders of one look without a trace, and more than half of it: the ERP's answers are wrong, not the orders."""
 
@@ -168,7 +171,10 @@ class Asker:
 
     def _moved(self, entry: StatusEntry, order: OrderProgress, look: _Look) -> tuple[StatusEntry, StatusEvent | None]:
         status = derive(order)
-        if status in ENDED and entry.status not in ENDED and entry.missing_since is None and lacks_invoices(order):
+        believed = entry.status in ENDED or _is_second(entry, look)
+        if status in ENDED and lacks_invoices(order) and not believed:
+            if entry.missing_since is not None:
+                return entry, None
             text = f"the ERP does not show the invoices of order {entry.erp_number}; asked again before it counts"
             waits = replace(entry, missing_since=look.now, fingerprint="")
             return waits, StatusEvent("missing", text, look.erp_time)
@@ -191,10 +197,10 @@ class Asker:
 
     def _missing(self, entries: Sequence[StatusEntry], look: _Look, asked: int) -> None:
         """Orders without a live row: the first time it is only noted."""
-        counts = [entry for entry in entries if entry.missing_since is not None or _cancel_may_be_done(entry)]
+        counts = [entry for entry in entries if _is_second(entry, look) or _cancel_may_be_done(entry)]
         deleted = self._erp.deleted([entry.erp_number for entry in counts]) if counts else set()
         # What a cancel call may have done shows as a deleted order; without that, one look proves nothing here either.
-        counts = [entry for entry in counts if entry.missing_since is not None or entry.erp_number in deleted]
+        counts = [entry for entry in counts if _is_second(entry, look) or entry.erp_number in deleted]
         lost = [entry for entry in counts if entry.erp_number not in deleted and entry.status is not _NOT_FOUND]
         if len(lost) >= MANY_VANISHED and len(lost) > asked / 2:
             raise ErpUnavailable(
@@ -202,6 +208,9 @@ class Asker:
                 "confirmed, not even as deleted ones: nothing is changed; see which branch and rows its REST user reads"
             )
         for entry in entries:
+            if entry not in counts and entry.missing_since is not None:
+                self._settle(entry, entry, None, look)
+                continue
             if entry not in counts:
                 waits = replace(entry, missing_since=look.now, fingerprint="")
                 text = f"the ERP does not show order {entry.erp_number}; asked again before it counts"
@@ -361,6 +370,10 @@ class Asker:
 
 
 _NOT_FOUND = OrderStatus.NOT_FOUND
+
+
+def _is_second(entry: StatusEntry, look: _Look) -> bool:
+    return entry.missing_since is not None and look.now - entry.missing_since >= SECOND_LOOK
 
 
 def _is_ours(entry: StatusEntry, order: OrderProgress) -> bool:
