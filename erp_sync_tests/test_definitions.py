@@ -88,7 +88,7 @@ def test_the_graph_says_what_is_made_of_what(defs: dg.Definitions) -> None:
 def test_every_asset_leads_to_its_code_and_every_field_to_its_column(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     references = graph.get(ERP_ORDERS).metadata["dagster/code_references"].code_references
-    assert [Path(reference.file_path).name for reference in references] == ["assets.py"]
+    assert [Path(reference.file_path).name for reference in references] == ["orders.py"]
     lineage = graph.get(ERP_ORDERS).metadata["dagster/column_lineage"]
     assert set(lineage.deps_by_column) == set(COLUMN_LINEAGE)
     shop_columns = {column.name for column in graph.get(SHOP_ORDERS).metadata["dagster/column_schema"].columns}

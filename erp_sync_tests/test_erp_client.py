@@ -357,15 +357,19 @@ def test_a_connection_that_idled_is_replaced(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_connection_that_was_closed_while_idle_is_replaced() -> None:
+    closed = threading.Event()
+
     def close_after(_: Request, sock: socket.socket) -> None:
         sock.sendall(response(201, {"pedido": "000123"}))
         sock.shutdown(socket.SHUT_RDWR)
+        closed.set()
 
     with ScriptedErp(close_after) as erp:
         client = client_of(erp.root)
         for _ in range(20):
             create(client)
-            time.sleep(0.002)
+            assert closed.wait(10)
+            closed.clear()
         assert len(erp.requests) == 20
 
 
