@@ -14,6 +14,7 @@ from erp_sync.ledger.customers import Customers
 from erp_sync.ledger.database import Database
 from erp_sync.ledger.early_orders import EarlyOrders
 from erp_sync.ledger.entries import Entries
+from erp_sync.ledger.health import Health
 from erp_sync.ledger.heartbeats import Heartbeats
 from erp_sync.ledger.marks import Marks
 from erp_sync.ledger.part import DATABASE_TIME
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 JUMPED = "clock.jumped"
 
 
-class Ledger(Entries, Statuses, Customers, Marks, EarlyOrders, Heartbeats):
+class Ledger(Entries, Statuses, Customers, Marks, EarlyOrders, Heartbeats, Health):
     """Thread-safe; each call is a transaction of its own. Every call raises LedgerUnavailable when the database does
     not answer, and Misconfigured when it refuses us."""
 

@@ -11,13 +11,13 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Column, Date, DateTime, Dialect, Double, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import Column, Computed, Date, DateTime, Dialect, Double, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator
 
 from erp_sync.models import Cancellation, Invoice, LedgerState, OrderStatus, Problem
 
-REVISION = "0003"
+REVISION = "0005"
 """The migration these tables belong to."""
 VERSION_TABLE = "erp_sync_version"
 ID_LENGTH = 255
@@ -158,6 +158,11 @@ def _word(name: str, length: int) -> Column[str]:
     return Column(name, String(length), nullable=False)
 
 
+def _troubled() -> Column[int]:
+    """1 where there are problems, else NULL: an index finds the few among a million."""
+    return Column("troubled", Integer, Computed("CASE WHEN length(problems) > 0 THEN 1 END", persisted=False))
+
+
 entries = Table(
     "erp_sync_orders",
     metadata,
@@ -180,12 +185,14 @@ entries = Table(
     Column("sent_at", Moment),
     Column("verified_at", Moment),
     Column("problems", Problems, nullable=False),
+    _troubled(),
     Index("ix_erp_sync_orders_external_id", "external_id", unique=True),
     Index("ix_erp_sync_orders_actionable", "next_at", "found_at", "day"),
     Index("ix_erp_sync_orders_day_state", "day", "state"),
     Index("ix_erp_sync_orders_number", "number"),
     Index("ix_erp_sync_orders_found", "found_at"),
     Index("ix_erp_sync_orders_sent", "state", "sent_at"),
+    Index("ix_erp_sync_orders_troubled", "troubled", "order_id"),
     **MYSQL,
 )
 
@@ -227,10 +234,12 @@ statuses = Table(
     Column("cancel_at", Moment),
     _number("cancel_attempts"),
     Column("problems", Problems, nullable=False),
+    _troubled(),
     Index("ix_erp_sync_statuses_next_at", "next_at"),
     Index("ix_erp_sync_statuses_write_at", "write_at"),
     Index("ix_erp_sync_statuses_cancel_at", "cancel_at"),
     Index("ix_erp_sync_statuses_status", "status"),
+    Index("ix_erp_sync_statuses_troubled", "troubled", "order_id"),
     **MYSQL,
 )
 
