@@ -42,6 +42,27 @@ def stock_levels(job: "dg.UnresolvedAssetJobDefinition", every_minutes: int) -> 
     return _every(every_minutes, job, "stock", name="stock_levels", tags=STOCK_TAGS, what=what)
 
 
+def ledger_checks_schedule(job: "dg.UnresolvedAssetJobDefinition") -> dg.ScheduleDefinition:
+    """Between the flows' own schedules: they start a process each."""
+    return dg.ScheduleDefinition(
+        name="ledger_checks",
+        job=job,
+        cron_schedule="2-59/5 * * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Asks every five minutes how the ledger stands. Alerts do not wait for it.",
+    )
+
+
+def inspection_schedule(job: "dg.UnresolvedAssetJobDefinition") -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        name="inspection",
+        job=job,
+        cron_schedule="13 * * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Looks once an hour into shop and ERP for what will go wrong next.",
+    )
+
+
 def _every(
     minutes: int, job: "dg.UnresolvedAssetJobDefinition", flow: str, *, name: str, tags: dict[str, str], what: str
 ) -> dg.ScheduleDefinition:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from erp_sync.ledger.health import SAMPLE, Standing
 from erp_sync.models import Cancellation, Severity
+from erp_sync.sync.findings import Finding, fine
 from erp_sync.sync.problems import CANCELLATION, ERP_ORDERS, OTHER_TOTAL
 
 if TYPE_CHECKING:
@@ -33,39 +34,8 @@ STOCK_MARK = "stock.result"
 _BEGAN = "health.began"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found, over the whole ledger."""
-
-    passed: bool
-    text: str
-    """What is the case, in one sentence."""
-    severity: Severity = Severity.ERROR
-    remedy: str = ""
-    """What to do, where something is wrong."""
-    count: int = 0
-    """Orders, products or values that it is about."""
-    oldest_at: datetime | None = None
-    sample: tuple[str, ...] = ()
-    """A few of them: order numbers, SKUs, the shop's values."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A question that is asked again and again."""
-
-    asset: str
-    """What it is about, as the assets are named: erp/orders."""
-    meaning: str
-    """What is asserted, in words of the business."""
-
-
-def fine(text: str) -> Finding:
-    return Finding(passed=True, text=text)
-
-
 class LedgerHealth:
-    """Each public method but `all` is a check of `LEDGER_CHECKS`. Raises LedgerUnavailable and Misconfigured: then
+    """Each public method but `find` is a check of `LEDGER_CHECKS`. Raises LedgerUnavailable and Misconfigured: then
     nobody could look, which says nothing about the orders."""
 
     def __init__(self, ledger: Ledger, settings: Settings, *, follows_stock: bool) -> None:
@@ -81,7 +51,7 @@ class LedgerHealth:
 
     # Orders ---------------------------------------------------------------------------------------------------------
 
-    def no_order_waits_too_long(self) -> Finding:
+    def nothing_waits(self) -> Finding:
         now = self._ledger.now()
         return _lagging(
             self._ledger.unsent(now - WARN_AFTER),
@@ -104,7 +74,7 @@ class LedgerHealth:
             severity=Severity.ERROR if _older(rejected, now, ERROR_AFTER) else Severity.WARNING,
         )
 
-    def nothing_in_doubt_for_long(self) -> Finding:
+    def nothing_in_doubt(self) -> Finding:
         now = self._ledger.now()
         return _lagging(
             self._ledger.in_doubt(now - DOUBT_WARN_AFTER),
@@ -145,7 +115,7 @@ class LedgerHealth:
 
     # Statuses -------------------------------------------------------------------------------------------------------
 
-    def statuses_are_fresh(self) -> Finding:
+    def statuses_fresh(self) -> Finding:
         now = self._ledger.now()
         warn_after, error_after = _windows(self._settings.statuses.every_minutes)
         return _lagging(
@@ -218,7 +188,7 @@ class LedgerHealth:
 
     # Stock ----------------------------------------------------------------------------------------------------------
 
-    def stock_is_fresh(self) -> Finding:
+    def stock_fresh(self) -> Finding:
         if not self._follows_stock:
             return _NO_STOCK
         now = self._ledger.now()
@@ -229,7 +199,7 @@ class LedgerHealth:
             return fine(f"The shop's stock was compared with the ERP's less than {_minutes(warn_after)} ago.")
         return Finding(
             passed=False,
-            text=f"The shop's stock was not compared with the ERP's for {_minutes(now - since)}.",
+            text=f"The shop's stock was not compared with the ERP's since {since:%Y-%m-%d %H:%M} UTC.",
             severity=Severity.ERROR if now - since > error_after else Severity.WARNING,
             remedy="Look at the runs of shop/stock_levels: what failed there is the cause. Until then the shop may "
             "sell what is gone.",
@@ -302,47 +272,6 @@ class LedgerHealth:
         return mark[0]
 
 
-LEDGER_CHECKS = {
-    "no_order_waits_too_long": Check(
-        "erp/orders", "No finalized order waits too long for the ERP (warning 15 minutes, error 60)."
-    ),
-    "no_order_refused": Check(
-        "erp/orders", "No order is refused by the ERP or invalid (warning; error after 60 minutes)."
-    ),
-    "nothing_in_doubt_for_long": Check(
-        "erp/orders",
-        "No order is in doubt for long: sent, without a known outcome (warning 60 minutes, error 4 hours).",
-    ),
-    "no_order_twice": Check("erp/orders", "No order is in the ERP twice (error)."),
-    "totals_agree": Check("erp/orders", "Every order has the same total in shop and ERP, to the cent (error)."),
-    "orders_are_as_sent": Check(
-        "erp/orders", "No order was deleted or changed in the ERP between its sending and its reading back (error)."
-    ),
-    "statuses_are_fresh": Check(
-        "erp/order_status", "Every order's status was asked for in time (warning 15 minutes, error 60)."
-    ),
-    "cancellations_are_done": Check(
-        "erp/order_status",
-        "What the shop cancelled is cancelled in the ERP; what is too late is a person's task with a deadline "
-        "(warning; error in its last quarter).",
-    ),
-    "shop_knows_every_status": Check(
-        "shop/order_status", "The shop knows what became of every order (warning 15 minutes, error 60)."
-    ),
-    "no_status_needs_a_person": Check(
-        "shop/order_status",
-        "No order's status waits for a person, because shop and ERP contradict each other (warning).",
-    ),
-    "stock_is_fresh": Check(
-        "shop/stock_levels", "The shop's stock was compared with the ERP's in time (warning 15 minutes, error 60)."
-    ),
-    "no_mass_change_waits": Check(
-        "shop/stock_levels", "No change of very many stocks at once waits for a person to accept it (error)."
-    ),
-    "stock_agrees": Check("shop/stock_levels", "Every stock was written as the ERP has it to sell (warning)."),
-}
-"""The windows grow where a schedule's own pace is slower."""
-
 _NO_STOCK = fine("The profile has no [stock] block: the shop's stock does not follow the ERP.")
 
 
@@ -405,19 +334,16 @@ def _lagging(
     late: Standing, now: datetime, what: str, good: str, remedy: str, *, error_after: timedelta = ERROR_AFTER
 ) -> Finding:
     severity = Severity.ERROR if _older(late, now, error_after) else Severity.WARNING
-    return _standing(late, what, good, remedy, severity=severity, now=now)
+    return _standing(late, what, good, remedy, severity=severity)
 
 
-def _standing(
-    found: Standing, what: str, good: str, remedy: str, *, severity: Severity, now: datetime | None = None
-) -> Finding:
+def _standing(found: Standing, what: str, good: str, remedy: str, *, severity: Severity) -> Finding:
     if not found.count:
         return fine(good)
-    since = f", the oldest of {found.oldest_at:%Y-%m-%d %H:%M} UTC" if found.oldest_at is not None else ""
-    waits = f" ({_minutes(now - found.oldest_at)} ago)" if now is not None and found.oldest_at is not None else ""
+    since = f", the oldest since {found.oldest_at:%Y-%m-%d %H:%M} UTC" if found.oldest_at is not None else ""
     return Finding(
         passed=False,
-        text=f"{found.count} {what}{since}{waits}.",
+        text=f"{found.count} {what}{since}.",
         severity=severity,
         remedy=remedy,
         count=found.count,
