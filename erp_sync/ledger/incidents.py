@@ -19,6 +19,7 @@ from erp_sync.models import CAUSE_LENGTH, Incident, Sighting
 
 DETAIL_LENGTH = 2000
 SAMPLES = 5
+SHOWN = 2
 LARGEST = 2**31 - 1
 
 
@@ -28,8 +29,8 @@ class Told:
 
     opening: int = 0
     """Which occurrence the message is about. 0: there is none yet."""
-    closed: int = 0
-    """1: it is told that this occurrence is over."""
+    ending: int = 0
+    """1: it is told that this occurrence is over; 2: and its message shows it."""
     listed: int = 0
     """1: the message is a list that tells several incidents."""
     channel: str = ""
@@ -45,27 +46,15 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Occurrence:
-    """One that is over."""
-
-    opened_at: datetime
-    closed_at: datetime
-    peak: int
-
-
-@dataclass(frozen=True, slots=True)
 class Telling:
     """An incident, and how far it has been told."""
 
     incident: Incident
-    previous: Occurrence | None
-    """What went before the present occurrence, as the message knows it: several where it came and went untold."""
     told: Told
 
 
 _INCIDENT = [field.name for field in fields(Incident)]
 _TOLD = [f"told_{field.name}" for field in fields(Told)]
-_PREVIOUS = [f"previous_{field.name}" for field in fields(Occurrence)]
 _OLDEST_FIRST = (incidents.c.opened_at, incidents.c.cause)
 
 
@@ -115,7 +104,7 @@ class Incidents(LedgerPart):
         """What may have to be told: the open ones, and those whose end the channel does not know; the oldest first."""
         unknown = or_(
             incidents.c.closed_at.is_(None),
-            incidents.c.told_closed == 0,
+            incidents.c.told_ending < SHOWN,
             incidents.c.told_opening < incidents.c.openings,
         )
         return self._tellings(unknown)
@@ -126,7 +115,7 @@ class Incidents(LedgerPart):
         return self._tellings((table.told_listed == 1) & (table.told_channel == channel) & (table.told_ts == ts))
 
     def _tellings(self, condition: Any) -> list[Telling]:
-        columns = (incidents.c[name] for name in (*_INCIDENT, *_PREVIOUS, *_TOLD))
+        columns = (incidents.c[name] for name in (*_INCIDENT, *_TOLD))
         query = select(*columns).where(condition).order_by(*_OLDEST_FIRST)
         return [_telling(row) for row in self._database.rows(query)]
 
@@ -151,9 +140,7 @@ def _put(connection: Connection, seen: dict[str, Any]) -> bool:
     if old is None:
         told = {f"told_{name}": value for name, value in asdict(Told()).items()}
         try:
-            connection.execute(
-                insert(incidents), seen | anew | told | {"version": 0, "openings": 1, "previous_peak": 0}
-            )
+            connection.execute(insert(incidents), seen | anew | told | {"version": 0, "openings": 1})
         except IntegrityError:
             return False
         return True
@@ -161,14 +148,7 @@ def _put(connection: Connection, seen: dict[str, Any]) -> bool:
     if old.closed_at is None:
         new |= {"seen": old.seen + 1, "peak": max(old.peak, seen["count"])}
     else:
-        # The channel's message may be about an occurrence before the last one: then its end takes in what followed.
-        untold = 0 < old.told_opening < old.openings and old.previous_opened_at is not None
-        new |= anew | {
-            "openings": old.openings + 1,
-            "previous_opened_at": old.previous_opened_at if untold else old.opened_at,
-            "previous_closed_at": old.closed_at,
-            "previous_peak": max(old.previous_peak, old.peak) if untold else old.peak,
-        }
+        new |= anew | {"openings": old.openings + 1}
     # Without the version, a sighting that crosses a closing would land in the closed row, and nobody would hear of it.
     change = update(incidents).where(mine, incidents.c.version == old.version).values(new)
     return connection.execute(change).rowcount == 1
@@ -183,7 +163,4 @@ def _incident(row: Row[Any]) -> Incident:
 
 
 def _telling(row: Row[Any]) -> Telling:
-    previous = None
-    if row.previous_opened_at is not None:
-        previous = Occurrence(*(getattr(row, name) for name in _PREVIOUS))
-    return Telling(_incident(row), previous, Told(*(getattr(row, name) for name in _TOLD)))
+    return Telling(_incident(row), Told(*(getattr(row, name) for name in _TOLD)))
