@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from erp_sync.sync.findings import LEDGER_CHECKS, Finding
 from erp_sync.sync.health import LedgerHealth, remember_stock
 from erp_sync.sync.problems import CANCELLATION, ERP_ORDER, ERP_ORDERS, SHOP_STATUS
 from erp_sync.sync.results import StockResult
-from erp_sync_tests.ledger_entries import START, Hand, due, found, step
+from erp_sync_tests import ledger_entries
+from erp_sync_tests.ledger_entries import START, Hand, due, step
 
 MINUTE = 60.0
 
@@ -40,7 +41,7 @@ class Here:
 
     def add(self, order_id: str, at: datetime = START, **values: object) -> None:
         entry = due(order_id, at)
-        assert self.ledger.add(found(entry)) == [True]
+        assert self.ledger.add(ledger_entries.found(entry)) == [True]
         if values:
             self.turn_into(order_id, **values)
 
