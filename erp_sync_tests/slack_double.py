@@ -31,6 +31,8 @@ class Posted:
     text: str
     blocks: list[dict[str, Any]]
     thread: str = ""
+    said: str = ""
+    """Its text when it was posted."""
     edits: int = 0
     at: list[float] = field(default_factory=list)
     """When it was posted and edited, on the double's clock."""
@@ -129,7 +131,7 @@ class SlackDouble:
             return {"ok": False, "error": error}
         if method == "chat.postMessage":
             ts = f"{1_700_000_000 + len(self.messages)}.000100"
-            message = Posted(ts, body["text"], body.get("blocks", []), body.get("thread_ts", ""))
+            message = Posted(ts, body["text"], body.get("blocks", []), body.get("thread_ts", ""), body["text"])
             self.messages.append(message)
         else:
             message = next(message for message in self.messages if message.ts == body["ts"])

@@ -140,8 +140,9 @@ class _Drain:
         else:
             yield from (partial(self._end, one) for one in own)
         for address in sorted({_address(one.told) for one in over if one.told.listed}):
-            members = [one for one in over if one.told.listed and _address(one.told) == address]
-            if not any(_waits(_plus(one.told.at, EDIT_EVERY), now) for one in members):
+            whole = self.ledger.listed_in(*address)
+            if not any(_waits(_plus(one.told.at, EDIT_EVERY), now) for one in whole):
+                members = [one for one in over if one.told.listed and _address(one.told) == address]
                 yield partial(self._end_listed, address, members)
         digest = self._digest_due(now, [one.incident for one in tellings])
         if digest is not None:
@@ -298,10 +299,12 @@ class _Drain:
     def _call(self, action: Callable[[], T]) -> T:
         """At the channel's pace, and only while nobody else may tell."""
         now = self.ledger.now()
-        if now >= self.deadline:
+        free_at = self.outlet.free_at
+        pause = free_at - now if free_at is not None and now < free_at <= now + PACE else timedelta()
+        if now + pause >= self.deadline:
             raise _Enough
-        if self.outlet.free_at is not None and now < self.outlet.free_at <= now + PACE:
-            self.wait((self.outlet.free_at - now).total_seconds())
+        if pause:
+            self.wait(pause.total_seconds())
             now = self.ledger.now()
         self.outlet = replace(self.outlet, free_at=now + PACE)
         if not self.ledger.keep_outlet(self.owner, LEASE, self.outlet):
