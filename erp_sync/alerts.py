@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -90,8 +90,18 @@ def ending(incident: Incident, language: Language) -> Message:
     return Message(text, (_section(text),))
 
 
-def listing(incidents: Sequence[Incident], now: datetime, language: Language, what: List) -> Message:
-    """One message for many incidents: what is open before what is over, errors before warnings, the oldest first."""
+def listing(
+    incidents: Sequence[Incident],
+    now: datetime,
+    language: Language,
+    what: List,
+    *,
+    clean: Callable[[Incident], Incident] = lambda incident: incident,
+) -> Message:
+    """One message for many incidents: what is open before what is over, errors before warnings, the oldest first.
+
+    `clean` scrubs an incident; of thousands, those that find room.
+    """
     total = _number(len(incidents), language)
     title = {
         "new": _say(language, f"{total} alertas novos de uma vez", f"{total} new alerts at once"),
@@ -103,7 +113,7 @@ def listing(incidents: Sequence[Incident], now: datetime, language: Language, wh
         left = _number(len(incidents) - ended, language)
         title += _say(language, f" ({left} em aberto)", f" ({left} still open)")
     first = sorted(incidents, key=lambda one: (one.closed_at is not None, one.severity, one.opened_at, one.cause))
-    lines = (_line(one, now, language) for one in first)
+    lines = (_line(clean(one), now, language) for one in first)
     sections, shown = _filled(lines)
     if shown < len(first):
         rest = _number(len(first) - shown, language)

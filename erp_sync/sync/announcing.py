@@ -165,7 +165,7 @@ class _Drain:
             self._remember({telling.incident.cause: told})
 
     def _list_new(self, new: Sequence[Telling]) -> None:
-        address = self._new(new, self._list(new, "new"))
+        address = self._new(new, self._list(_incidents(new), "new"))
         if address is None:
             return
         now = self.ledger.now()
@@ -190,13 +190,13 @@ class _Drain:
         self._edit(replace(telling, told=told))
 
     def _list_over(self, over: Sequence[Telling]) -> None:
-        if self._new(over, self._list(over, "over")) is not None:
+        if self._new(over, self._list(_incidents(over), "over")) is not None:
             self._remember(
                 {one.incident.cause: replace(one.told, opening=one.incident.openings, ending=1) for one in over}
             )
 
     def _end_listed(self, address: tuple[str, str], members: Sequence[Telling]) -> None:
-        message = self._list(members, "over")
+        message = self._list(_incidents(members), "over")
         if not self._reply(members[0].told, message) and self._new(members, message) is None:
             return
         now = self.ledger.now()
@@ -206,7 +206,7 @@ class _Drain:
                 for one in members
             }
         )
-        whole = self._list(self.ledger.listed_in(*address), "new")
+        whole = self._list(_incidents(self.ledger.listed_in(*address)), "new")
         try:
             self._call(lambda: self.slack.edit(address, whole.text, whole.blocks))
             self.result.edited += 1
@@ -244,7 +244,7 @@ class _Drain:
         return partial(self._digest, day, still) if last is None or last[1] != day else None
 
     def _digest(self, day: str, still: Sequence[Incident]) -> None:
-        message = alerts.listing([shown(one) for one in still], self.ledger.now(), self.settings.language, "digest")
+        message = self._list(still, "digest")
         try:
             self._call(lambda: self.slack.post(message.text, message.blocks))
             self.result.posted += 1
@@ -255,10 +255,8 @@ class _Drain:
     def _message(self, incident: Incident) -> Message:
         return alerts.message(shown(incident), self.ledger.now(), self.settings.language, self.settings.alerts.ui_url)
 
-    def _list(self, tellings: Sequence[Telling], what: List) -> Message:
-        return alerts.listing(
-            [shown(one.incident) for one in tellings], self.ledger.now(), self.settings.language, what
-        )
+    def _list(self, incidents: Sequence[Incident], what: List) -> Message:
+        return alerts.listing(incidents, self.ledger.now(), self.settings.language, what, clean=shown)
 
     def _new(self, tellings: Sequence[Telling], message: Message) -> tuple[str, str] | None:
         """Where the new message is. None: Slack refuses this one, even as plain text; it is tried again later."""
@@ -330,6 +328,10 @@ def _unheard(telling: Telling) -> bool:
     """The channel has no message of this occurrence. One that came back untold goes on in the thread it had."""
     told = telling.told
     return told.opening < telling.incident.openings and (told.opening == 0 or told.ending > 0)
+
+
+def _incidents(tellings: Sequence[Telling]) -> list[Incident]:
+    return [telling.incident for telling in tellings]
 
 
 def _address(told: Told) -> tuple[str, str]:
