@@ -5,48 +5,63 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickData, TickStatus
-from dagster._utils.error import SerializableErrorInfo
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    ScheduleInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster_shared.error import SerializableErrorInfo
 
+from erp_sync.definitions import build_definitions
 from erp_sync.defs.alarms import ALIVE_MARK
 from erp_sync.defs.checks import check_key
 from erp_sync.defs.failures import Progress
 from erp_sync.defs.names import CHECKS_JOB, ERP_ORDERS, INSPECTION_JOB, SHOP_STOCK_LEVELS
-from erp_sync.errors import LedgerUnavailable
+from erp_sync.defs.resources import ErpSync
+from erp_sync.demo import environment
+from erp_sync.errors import LedgerUnavailable, Misconfigured
 from erp_sync.ledger.ledger import Ledger
 from erp_sync.models import Incident, LedgerState, Problem, Severity
+from erp_sync.settings import Settings
 from erp_sync.sync.findings import INSPECTION_CHECKS, LEDGER_CHECKS
 from erp_sync.sync.health import LedgerHealth
 from erp_sync.sync.problems import ERP_ORDERS as MORE_THAN_ONCE
 from erp_sync_tests.ledger_entries import due, found, step
-from erp_sync_tests.live import Place, place, today
+from erp_sync_tests.live import CONFIG, Place, dagster_home, place, today
+from erp_sync_tests.slack_double import CHANNEL, TOKEN, SlackDouble
 
 
 @dataclass
 class Here:
-    at: Place
+    erp_sync: ErpSync
+    defs: dg.Definitions
+    instance: dg.DagsterInstance
     cursor: str | None = None
 
     @property
     def ledger(self) -> Ledger:
-        return self.at.erp_sync.connections().ledger
+        return self.erp_sync.connections().ledger
 
     def tick(self) -> dg.SensorResult:
         """One evaluation of the alarm sensor; its cursor is kept where it returns."""
         context = dg.build_sensor_context(
-            instance=self.at.instance,
+            instance=self.instance,
             cursor=self.cursor,
-            repository_def=self.at.defs.get_repository_def(),
-            resources={"erp_sync": self.at.erp_sync},
+            repository_def=self.defs.get_repository_def(),
+            resources={"erp_sync": self.erp_sync},
         )
-        result = self.at.defs.resolve_sensor_def("alarms")(context)
+        result = self.defs.resolve_sensor_def("alarms")(context)
         assert isinstance(result, dg.SensorResult)
         self.cursor = result.cursor
         return result
@@ -58,16 +73,16 @@ class Here:
         return {incident.cause: incident for incident in self.ledger.incidents(datetime(2020, 1, 1, tzinfo=UTC), 100)}
 
     def run(self, job: str) -> dg.ExecuteInProcessResult:
-        return self.at.defs.resolve_job_def(job).execute_in_process(instance=self.at.instance, raise_on_error=False)
+        return self.defs.resolve_job_def(job).execute_in_process(instance=self.instance, raise_on_error=False)
 
     def evaluation(self, name: str) -> Any:
         check = LEDGER_CHECKS.get(name) or INSPECTION_CHECKS[name]
-        record = self.at.instance.event_log_storage.get_asset_check_execution_history(check_key(name, check), limit=1)[
-            0
-        ]
-        return record.evaluation
+        done = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+        storage = self.instance.event_log_storage
+        records = storage.get_asset_check_execution_history(check_key(name, check), limit=1, status=done)
+        return records[0].evaluation if records else None
 
-    def order(self, order_id: str, **values: object) -> None:
+    def order(self, order_id: str, **values: Any) -> None:
         """One that the ledger has had for two hours."""
         long_ago = self.ledger.now() - timedelta(hours=2)
         entry = due(order_id, long_ago, day=today())
@@ -75,13 +90,13 @@ class Here:
         if values:
             self.turn_into(order_id, **values)
 
-    def turn_into(self, order_id: str, **values: object) -> None:
+    def turn_into(self, order_id: str, **values: Any) -> None:
         entry = self.ledger.entries([order_id])[order_id]
         assert self.ledger.change([step(entry, **values)]) == [True]
 
     def tick_of(self, name: str, status: TickStatus, ago: float, kind: InstigatorType = InstigatorType.SENSOR) -> None:
         """As the daemon writes one down."""
-        instance = self.at.instance
+        instance = self.instance
         known = [state for state in instance.all_instigator_state() if state.instigator_name == name]
         state = known[0] if known else instance.add_instigator_state(_state(name, kind))
         error = SerializableErrorInfo("ShopUnavailable: the shop is away\n", [], "ShopUnavailable")
@@ -93,15 +108,38 @@ class Here:
                 status=status,
                 timestamp=time.time() - ago,
                 selector_id=state.selector_id,
+                run_ids=[],
                 error=error if status is TickStatus.FAILURE else None,
             )
         )
 
 
 @pytest.fixture
-def here() -> Iterator[Here]:
+def here(tmp_path: Path) -> Iterator[Here]:
+    """A ledger and Dagster; shop and ERP are named, and away."""
+    config = tmp_path / "erp_sync.toml"
+    config.write_text(CONFIG)
+    variables = {
+        "ERP_SYNC_CONFIG": str(config),
+        "ERP_SYNC_SHOP_URL": f"sqlite:///{tmp_path / 'shop.sqlite'}",
+        "ERP_SYNC_LEDGER_URL": f"sqlite:///{tmp_path / 'ledger.sqlite'}",
+        "ERP_SYNC_ERP_URL": "http://127.0.0.1:9/rest",
+        "ERP_SYNC_ERP_USER": "svc.loja",
+        "ERP_SYNC_ERP_PASSWORD": "secret",
+        "ERP_SYNC_ERP_TENANT": "01,0101",
+        "DAGSTER_HOME": str(dagster_home(tmp_path)),
+    }
+    erp_sync = ErpSync()
+    with environment(variables), dg.DagsterInstance.get() as instance:
+        yield Here(erp_sync, build_definitions(erp_sync=erp_sync), instance)
+        erp_sync.close()
+
+
+@pytest.fixture
+def at_work() -> Iterator[tuple[Here, Place]]:
+    """With a shop and an ERP."""
     with place() as at:
-        yield Here(at)
+        yield Here(at.erp_sync, at.defs, at.instance), at
 
 
 def test_with_nothing_wrong_a_tick_says_so_and_gives_a_sign_of_life(here: Here) -> None:
@@ -129,35 +167,39 @@ class TestChecks:
         assert here.run(CHECKS_JOB).success
         assert here.evaluation("nothing_waits").passed
 
-    def test_the_inspection_has_a_job_of_its_own(self, here: Here) -> None:
-        here.at.on.shop.checkout()
-        here.at.swept()
-        assert here.run(INSPECTION_JOB).success
-        assert all(here.evaluation(name).passed for name in INSPECTION_CHECKS)
-
-    def test_who_cannot_look_fails_the_checks_run_and_hides_no_other_check(self, here: Here) -> None:
-        here.at.on.erp.kill()
+    def test_the_inspection_hides_no_check_behind_one_that_cannot_look(self, at_work: tuple[Here, Place]) -> None:
+        here, at = at_work
+        at.on.shop.checkout()
+        at.on.erp.kill()
         result = here.run(INSPECTION_JOB)
         assert not result.success
         [failure] = result.filter_events(lambda event: event.event_type_value == "STEP_FAILURE")
         assert "ERP_SYNC_ERP_URL" in str(failure.event_specific_data)
-        assert here.evaluation("orders_in_erp").passed
+        assert here.evaluation("payments_have_a_condition").passed
         assert here.evaluation("erp_fields") is None
+        at.on.erp.restart()
+        at.erp_sync.connections().gate.succeeded()
+        at.swept()
+        assert here.run(INSPECTION_JOB).success
+        assert all(here.evaluation(name).passed for name in INSPECTION_CHECKS)
 
-    def test_a_flow_s_run_is_never_red_because_of_a_check(self, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_flow_s_run_is_never_red_because_of_a_check(
+        self, at_work: tuple[Here, Place], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Whoever materializes an asset in the UI runs its checks as well."""
+        here, at = at_work
         monkeypatch.setattr(LedgerHealth, "find", _raise)
-        assert here.at.materialize(today()).success
-        job = here.at.defs.resolve_implicit_global_asset_job_def()
+        assert at.materialize(today()).success
+        job = here.defs.resolve_implicit_global_asset_job_def()
         done = job.execute_in_process(
-            instance=here.at.instance, asset_selection=[ERP_ORDERS], partition_key=today().isoformat()
+            instance=here.instance, asset_selection=[ERP_ORDERS], partition_key=today().isoformat()
         )
         assert done.success
         assert not here.run(CHECKS_JOB).success
 
     def test_the_jobs_of_the_flows_hold_no_check(self, here: Here) -> None:
         for name in ("orders", "statuses", "stock"):
-            nodes = {node.name for node in here.at.defs.resolve_job_def(name).nodes}
+            nodes = {node.name for node in here.defs.resolve_job_def(name).nodes}
             assert not nodes & {"ledger_checks", "inspection_checks"}
 
 
@@ -198,12 +240,13 @@ class TestLedgerFindings:
 
 
 class TestRuns:
-    def test_a_failed_run_is_told_with_its_cause_and_ended_by_a_success(self, here: Here) -> None:
-        here.at.on.shop.checkout()
-        here.at.swept()
-        here.at.on.shop.checkout()
-        here.at.on.erp.kill()
-        failed = here.at.materialize(today())
+    def test_a_failed_run_is_told_with_its_cause_and_ended_by_a_success(self, at_work: tuple[Here, Place]) -> None:
+        here, at = at_work
+        at.on.shop.checkout()
+        at.swept()
+        at.on.shop.checkout()
+        at.on.erp.kill()
+        failed = at.materialize(today())
         assert not failed.success
         here.tick()
         incident = here.open()["run/orders"]
@@ -212,10 +255,10 @@ class TestRuns:
         assert "ERP_SYNC_ERP_URL" in incident.detail
         here.tick()
         assert here.open()["run/orders"].seen == 1, "one failure is one sighting"
-        here.at.on.erp.restart()
-        gate = here.at.erp_sync.connections().gate
+        at.on.erp.restart()
+        gate = at.erp_sync.connections().gate
         gate.succeeded()
-        assert here.at.materialize(today()).success
+        assert at.materialize(today()).success
         here.tick()
         assert "run/orders" not in here.open()
 
@@ -235,8 +278,8 @@ class TestRuns:
         assert "run/statuses" in here.open()
 
     def test_a_run_that_was_killed_is_told_as_such(self, here: Here) -> None:
-        run = here.at.run_in(dg.DagsterRunStatus.STARTED, today())
-        here.at.instance.report_run_failed(run, "its process gave no sign of life for 60 s: it was killed")
+        run = _started(here, today())
+        here.instance.report_run_failed(run, "its process gave no sign of life for 60 s: it was killed")
         here.tick()
         incident = here.open()["run/orders"]
         assert incident.kind == "lost_run"
@@ -244,8 +287,8 @@ class TestRuns:
 
     def test_days_are_named_and_are_one_cause(self, here: Here) -> None:
         for days in range(7):
-            run = here.at.run_in(dg.DagsterRunStatus.STARTED, today() - timedelta(days=days))
-            here.at.instance.report_run_failed(run, "killed")
+            run = _started(here, today() - timedelta(days=days))
+            here.instance.report_run_failed(run, "killed")
         here.tick()
         [cause] = here.open()
         assert cause == "run/orders"
@@ -260,8 +303,8 @@ class TestRuns:
         assert here.open()["run/statuses"].openings == 2
 
     def test_no_personal_data_of_an_exception_is_told(self, here: Here) -> None:
-        run = here.at.run_in(dg.DagsterRunStatus.STARTED, today())
-        here.at.instance.report_run_failed(run, "Duplicate entry 'maria@example.com' CPF 529.982.247-25")
+        run = _started(here, today())
+        here.instance.report_run_failed(run, "Duplicate entry 'maria@example.com' CPF 529.982.247-25")
         here.tick()
         detail = here.open()["run/orders"].detail
         assert "maria@example.com" not in detail
@@ -376,11 +419,53 @@ class TestWhenTheAlarmsThemselvesFail:
         here.tick()
         assert here.all()["run/statuses"].openings == 1
 
+    def test_with_the_ledger_away_the_channel_is_told_straight_and_once(
+        self, here: Here, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing is sent then, and no incident can be written down."""
+        with SlackDouble() as slack:
+            account = (TOKEN, CHANNEL, slack.url)
+            monkeypatch.setattr(Settings, "slack_account", lambda _settings: account)
+            here.tick()
+            with monkeypatch.context() as away:
+                away.setattr(Ledger, "set_mark", _away)
+                _fails(here)
+                assert slack.messages == [], "a database that is started anew is back in a moment"
+                away.setattr("erp_sync.defs.blind.PATIENCE_SECONDS", 0.0)
+                slack.faults += ["500"]
+                for _ in range(3):
+                    _fails(here)
+                [message] = slack.threads
+                assert "ERP_SYNC_LEDGER_URL" in message.body
+                assert slack.replies(message) == []
+            here.tick()
+            assert len(slack.replies(message)) == 1
+            here.tick()
+            assert len(slack.messages) == 2
+
+    def test_without_a_channel_the_tick_says_why_and_goes_on(
+        self, here: Here, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def missing(_settings: Settings) -> None:
+            raise Misconfigured("ERP_SYNC_SLACK_CHANNEL is not set")
+
+        monkeypatch.setattr(Settings, "slack_account", missing)
+        here.order("1")
+        here.tick()
+        assert here.open()
+        assert here.cursor is not None
+        assert "ERP_SYNC_SLACK_CHANNEL" in caplog.text
+
     def test_a_cursor_that_nobody_understands_means_a_look_back(self) -> None:
         for text in (None, "", "nonsense", "[]", '{"last": 1}', '{"runs_until": 1}'):
             assert Progress.of(text) == Progress()
         seen = Progress(3.0, {"a": 1.0}, {"orders": (2.0, "a", True)}, {"alarms": 1.0})
         assert Progress.of(seen.cursor()) == seen
+
+
+def _fails(here: Here) -> None:
+    with pytest.raises(LedgerUnavailable):
+        here.tick()
 
 
 def _raise(*_given: object) -> Any:
@@ -391,20 +476,28 @@ def _away(*_given: object) -> Any:
     raise LedgerUnavailable("the ledger is away")
 
 
+def _started(here: Here, day: date) -> dg.DagsterRun:
+    return here.instance.create_run_for_job(
+        here.defs.resolve_job_def("orders"),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={"dagster/partition": day.isoformat()},
+    )
+
+
 def _run(here: Here, status: dg.DagsterRunStatus) -> dg.DagsterRun:
     """A run of the statuses flow that has ended so."""
-    job = here.at.defs.resolve_job_def("statuses")
-    run = here.at.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    job = here.defs.resolve_job_def("statuses")
+    run = here.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     if status is dg.DagsterRunStatus.FAILURE:
-        here.at.instance.report_run_failed(run, "the ERP is away")
+        here.instance.report_run_failed(run, "the ERP is away")
     else:
         event = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, run.job_name, message="done")
-        here.at.instance.report_dagster_event(event, run.run_id)
+        here.instance.report_dagster_event(event, run.run_id)
     return run
 
 
 def _evaluate(here: Here, key: dg.AssetCheckKey, *, passed: bool) -> None:
-    here.at.instance.report_runless_asset_event(
+    here.instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
             key.asset_key,
             key.name,
@@ -424,7 +517,7 @@ def _freshness(here: Here, state: FreshnessState) -> None:
         new_state=state,
         state_change_timestamp=time.time(),
     )
-    here.at.instance.report_runless_asset_event(change)  # type: ignore[arg-type]
+    here.instance.report_runless_asset_event(change)
 
 
 def _state(name: str, kind: InstigatorType) -> InstigatorState:
@@ -433,4 +526,5 @@ def _state(name: str, kind: InstigatorType) -> InstigatorState:
 
     location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="erp_sync.definitions"))
     repository = RemoteRepositoryOrigin(location, "__repository__")
-    return InstigatorState(RemoteInstigatorOrigin(repository, name), kind, InstigatorStatus.DECLARED_IN_CODE)
+    data = ScheduleInstigatorData("30 2 * * *", time.time()) if kind is InstigatorType.SCHEDULE else None
+    return InstigatorState(RemoteInstigatorOrigin(repository, name), kind, InstigatorStatus.DECLARED_IN_CODE, data)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,32 +40,32 @@ class Here:
     def red(self) -> set[str]:
         return {name for name in LEDGER_CHECKS if not self.find(name).passed}
 
-    def add(self, order_id: str, at: datetime = START, **values: object) -> None:
+    def add(self, order_id: str, at: datetime = START, **values: Any) -> None:
         entry = due(order_id, at)
         assert self.ledger.add(ledger_entries.found(entry)) == [True]
         if values:
             self.turn_into(order_id, **values)
 
-    def turn_into(self, order_id: str, **values: object) -> None:
+    def turn_into(self, order_id: str, **values: Any) -> None:
         entry = self.ledger.entries([order_id])[order_id]
         assert self.ledger.change([step(entry, **values)]) == [True]
 
-    def sent(self, order_id: str, problem: Problem | None = None, **values: object) -> None:
+    def sent(self, order_id: str, problem: Problem | None = None, **values: Any) -> None:
         """Sent and read back, with what was found then."""
         self.add(order_id)
         self.turn_into(order_id, state=LedgerState.SENT, erp_number=f"E{order_id}", sent_at=self.clock.at, next_at=None)
         if problem is not None or values:
             self.turn_into(order_id, problems=(problem,) if problem else (), **values)
 
-    def life(self, order_id: str, event: str = "", **values: object) -> None:
+    def life(self, order_id: str, event: str = "", **values: Any) -> None:
         """Something happened to a sent order."""
         old: StatusEntry = self.ledger.statuses([order_id])[order_id]
         told = StatusEvent(event, "told") if event else None
-        new = replace(old, version=old.version + 1, **values)  # type: ignore[arg-type]
+        new = replace(old, version=old.version + 1, **values)
         assert self.ledger.change_statuses([StatusChange(old, new, told)]) == [True]
 
-    def stock_pass(self, **figures: object) -> None:
-        remember_stock(self.ledger, StockResult(read_at=self.clock.at, **figures))  # type: ignore[arg-type]
+    def stock_pass(self, **figures: Any) -> None:
+        remember_stock(self.ledger, StockResult(read_at=self.clock.at, **figures))
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 Each tick looks at how everything stands now, so nothing is lost that a tick did not see, and a tick that fails is made
 up for by the next. Only runs need a cursor, for one that failed and was followed by a success before anybody looked; it
-moves once everything is reported. With the ledger away nothing can be remembered: then the tick fails, and says so.
+moves once everything is reported. With the ledger away nothing can be remembered: then the tick fails, and the channel
+is told straight (defs/blind.py).
 """
 
 # No `from __future__ import annotations`: Dagster looks at the annotations themselves.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from erp_sync.defs.blind import Blind
 from erp_sync.defs.checks import check_key, evaluation, in_full, ledger_health
 from erp_sync.defs.failures import (
     Progress,
@@ -29,7 +31,7 @@ from erp_sync.defs.failures import (
 )
 from erp_sync.defs.freshness import fresh_within
 from erp_sync.defs.resources import ErpSync
-from erp_sync.errors import LedgerUnavailable
+from erp_sync.errors import ErpSyncError, LedgerUnavailable, Misconfigured
 from erp_sync.models import Incident, Severity, Sighting
 from erp_sync.settings import Settings
 from erp_sync.sync.findings import INSPECTION_CHECKS, LEDGER_CHECKS, Check
@@ -48,6 +50,8 @@ _SEEN = [field.name for field in fields(Sighting)]
 
 
 def alarms(settings: Settings) -> dg.SensorDefinition:
+    blind = Blind(settings)
+
     @dg.sensor(
         name=NAME,
         minimum_interval_seconds=INTERVAL_SECONDS,
@@ -58,11 +62,19 @@ def alarms(settings: Settings) -> dg.SensorDefinition:
         ),
     )
     def sensor(context: dg.SensorEvaluationContext, erp_sync: dg.ResourceParam[ErpSync]) -> dg.SensorResult:
-        connections = erp_sync.connections()
-        look = Look(context, erp_sync, connections.ledger)
-        look.at_all(settings)
-        connections.ledger.set_mark(ALIVE_MARK)
-        connections.announcer().run()
+        try:
+            connections = erp_sync.connections()
+            look = Look(context, erp_sync, connections.ledger)
+            look.at_all(settings)
+            connections.ledger.set_mark(ALIVE_MARK)
+        except ErpSyncError as failure:
+            blind.tell(failure)
+            raise
+        blind.end()
+        try:
+            connections.announcer().run()
+        except Misconfigured as wrong:
+            logger.error("alarms: the channel cannot be told: %s", wrong)
         return dg.SensorResult(skip_reason=look.summary(), cursor=look.progress.cursor(), asset_events=look.evaluations)
 
     return sensor
