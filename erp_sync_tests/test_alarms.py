@@ -197,6 +197,18 @@ class TestChecks:
         assert done.success
         assert not here.run(CHECKS_JOB).success
 
+    def test_nobody_is_sent_to_look_into_an_erp_that_does_not_answer(self, here: Here) -> None:
+        schedule = here.defs.resolve_schedule_def("inspection")
+        now = datetime(2026, 11, 24, 12, 13, tzinfo=UTC)
+        context = dg.build_schedule_context(
+            here.instance, scheduled_execution_time=now, resources={"erp_sync": here.erp_sync}
+        )
+        assert isinstance(schedule(context), dg.RunRequest)
+        gate = here.erp_sync.connections().gate
+        for _ in range(20):
+            gate.failed()
+        assert isinstance(schedule(context), dg.SkipReason)
+
     def test_the_jobs_of_the_flows_hold_no_check(self, here: Here) -> None:
         for name in ("orders", "statuses", "stock"):
             nodes = {node.name for node in here.defs.resolve_job_def(name).nodes}

@@ -54,13 +54,20 @@ def ledger_checks_schedule(job: "dg.UnresolvedAssetJobDefinition") -> dg.Schedul
 
 
 def inspection_schedule(job: "dg.UnresolvedAssetJobDefinition") -> dg.ScheduleDefinition:
-    return dg.ScheduleDefinition(
+    @dg.schedule(
         name="inspection",
         job=job,
-        cron_schedule="13 * * * *",
+        cron_schedule="13,43 * * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Looks once an hour into shop and ERP for what will go wrong next.",
+        description="Looks into shop and ERP for what will go wrong next, unless the ERP is down.",
     )
+    def schedule(erp_sync: dg.ResourceParam[ErpSync]) -> dg.RunRequest | dg.SkipReason:
+        open_until = erp_sync.connections().gate.breaker_open()
+        if open_until is not None:
+            return dg.SkipReason(f"the ERP does not answer; the next probe is at {open_until:%H:%M:%S} UTC")
+        return dg.RunRequest()
+
+    return schedule
 
 
 def _every(

@@ -56,7 +56,7 @@ class LedgerHealth:
         return _lagging(
             self._ledger.unsent(now - WARN_AFTER),
             now,
-            "orders are finalized in the shop and not in the ERP",
+            "Finalized in the shop and not in the ERP",
             f"No order waits longer than {_minutes(WARN_AFTER)} for the ERP.",
             "Look at the runs of erp/orders and at what else is wrong: with shop, ledger and ERP at work they are sent "
             "by themselves. erp-sync orders --state due lists them.",
@@ -67,7 +67,7 @@ class LedgerHealth:
         rejected = self._ledger.rejected()
         return _standing(
             rejected,
-            "orders are refused by the ERP or cannot be sent as they are",
+            "Refused by the ERP, or cannot be sent as they are",
             "No order is refused or invalid.",
             "erp-sync order NUMBER names field, value and remedy. Correct the shop or the ERP; it is sent at the next "
             "sweep, or at once with erp-sync retry NUMBER.",
@@ -79,7 +79,7 @@ class LedgerHealth:
         return _lagging(
             self._ledger.in_doubt(now - DOUBT_WARN_AFTER),
             now,
-            "orders left for the ERP and nobody knows what became of them",
+            "Left for the ERP, and nobody knows what became of them",
             f"No order is in doubt for longer than {_minutes(DOUBT_WARN_AFTER)}.",
             "Never retype them: they are looked up until the outcome is known. If the ERP answers and they stay, "
             "erp-sync order NUMBER tells why.",
@@ -89,7 +89,7 @@ class LedgerHealth:
     def no_order_twice(self) -> Finding:
         return self._incidents(
             _is_twice,
-            "orders are in the ERP more than once",
+            "In the ERP more than once",
             "No order is in the ERP twice, as far as they were read back.",
             "Keep one of each and cancel the others in the ERP before they are invoiced; erp-sync order NUMBER names "
             "them.",
@@ -98,7 +98,7 @@ class LedgerHealth:
     def totals_agree(self) -> Finding:
         return self._incidents(
             _has_other_total,
-            "orders have another total in the ERP than in the shop",
+            "With another total in the ERP than in the shop",
             "Every order has the shop's total in the ERP, as far as they were read back.",
             "erp-sync order NUMBER shows both figures: correct the order in the ERP, or cancel it there and place it "
             "anew in the shop.",
@@ -107,7 +107,7 @@ class LedgerHealth:
     def orders_are_as_sent(self) -> Finding:
         return self._incidents(
             lambda order: not _is_twice(order) and not _has_other_total(order),
-            "orders were deleted or changed in the ERP, or are there under another id, customer or branch",
+            "Deleted or changed in the ERP, or there under another id, customer or branch",
             "Every order stands in the ERP as it was sent, as far as they were read back.",
             "erp-sync order NUMBER says what differs. It is never created again by itself: correct or restore it in "
             "the ERP.",
@@ -121,7 +121,7 @@ class LedgerHealth:
         return _lagging(
             self._ledger.overdue("next_at", now - warn_after),
             now,
-            "orders should have been asked for in the ERP and were not",
+            "To be asked for in the ERP, and overdue",
             f"No order's status is overdue by more than {_minutes(warn_after)}.",
             "Look at the runs of erp/order_status: what failed there is the cause.",
             error_after=error_after,
@@ -133,7 +133,7 @@ class LedgerHealth:
         return _lagging(
             self._ledger.overdue("write_at", now - warn_after),
             now,
-            "orders changed in the ERP and the shop was not told",
+            "Changed in the ERP, and the shop was not told",
             f"No change waits longer than {_minutes(warn_after)} to be told to the shop.",
             "Look at the runs of shop/order_status: what failed there is the cause.",
             error_after=error_after,
@@ -153,7 +153,7 @@ class LedgerHealth:
         first = f" The first deadline is {deadlines[0]:%Y-%m-%d %H:%M} UTC." if deadlines else ""
         return Finding(
             passed=False,
-            text=f"{count} orders are cancelled in the shop and not in the ERP: {len(tasks)} need a person.{first}",
+            text=f"Cancelled in the shop and not in the ERP: {_orders(count)}, {len(tasks)} for a person.{first}",
             severity=Severity.ERROR if urgent else Severity.WARNING,
             remedy="erp-sync order NUMBER says what to do: cancel the invoice or arrange the return, and stop the "
             "parcel; or reopen the order in the shop.",
@@ -178,7 +178,7 @@ class LedgerHealth:
         which = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
         return Finding(
             passed=False,
-            text=f"{count} orders are left as they are until a person has looked at them ({which}).",
+            text=f"Left as they are until a person has looked at them: {_orders(count)} ({which}).",
             severity=Severity.WARNING,
             remedy="erp-sync order NUMBER says which, and what to correct in the shop, the ERP or the profile.",
             count=count,
@@ -343,13 +343,17 @@ def _standing(found: Standing, what: str, good: str, remedy: str, *, severity: S
     since = f", the oldest since {found.oldest_at:%Y-%m-%d %H:%M} UTC" if found.oldest_at is not None else ""
     return Finding(
         passed=False,
-        text=f"{found.count} {what}{since}.",
+        text=f"{what}: {_orders(found.count)}{since}.",
         severity=severity,
         remedy=remedy,
         count=found.count,
         oldest_at=found.oldest_at,
         sample=found.sample,
     )
+
+
+def _orders(count: int) -> str:
+    return "1 order" if count == 1 else f"{count} orders"
 
 
 def _older(found: Standing, now: datetime, than: timedelta) -> bool:

@@ -1,4 +1,4 @@
-"""What only a look into the shop and the ERP tells: findings like those of `health.py`, slow enough for once an hour.
+"""What only a look into the shop and the ERP tells: findings like those of `health.py`, slow enough for twice an hour.
 
 What is in use, is in use in the shop's orders of the last days that are ready or still wait: a payment method without
 a condition is found before the order that uses it fails.
@@ -30,7 +30,7 @@ IN_USE_WITHIN = timedelta(days=3)
 PAGE = 500
 MOST_ORDERS = 50_000
 MOST_SKUS = 6_000
-"""A hundred requests to the ERP, once an hour."""
+"""A hundred requests to the ERP."""
 FIELD_WIDTH = 40
 _OPEN = frozenset({ShopState.READY, ShopState.WAITING})
 
