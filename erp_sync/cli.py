@@ -109,6 +109,30 @@ def migrate() -> None:
     click.echo(f"the ledger is at revision {revision}")
 
 
+@cli.command()
+@click.option("--alive", is_flag=True, help="Only whether the alarms are at work: exit code 1 where they are not.")
+@JSON
+def doctor(*, alive: bool, as_json: bool) -> None:
+    """What is wrong now, for how long, and the next step. Needs ERP_SYNC_LEDGER_URL alone.
+
+    Exit code 1 where an error stands open, or nobody watches: the alarms gave no sign for alerts.alive_seconds.
+    --alive is for a container's health check, or a cron job outside Dagster.
+    """
+    from erp_sync import doctor as doctors
+    from erp_sync.ledger.ledger import open_ledger
+    from erp_sync.settings import load_settings
+
+    settings = load_settings()
+    ledger = open_ledger(settings.require_ledger_url())
+    click.get_current_context().call_on_close(ledger.close)
+    report = doctors.examine(ledger, settings)
+    if as_json:
+        click.echo(json.dumps(report.as_json(alive_only=alive), ensure_ascii=False))
+    else:
+        click.echo("\n".join(report.lines(alive_only=alive)))
+    raise click.exceptions.Exit(0 if (report.alive if alive else report.well) else 1)
+
+
 @cli.group()
 def run() -> None:
     """One pass of a flow, without Dagster: the same code."""

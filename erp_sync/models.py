@@ -328,3 +328,57 @@ class CancelAnswer:
     form: str
     """exclusao, residuo or inexistente."""
     milliseconds: float
+
+
+class Severity(enum.StrEnum):
+    WARNING = "warning"
+    ERROR = "error"
+
+
+CAUSE_LENGTH = 191
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One cause of trouble as it stands now. ValueError for a cause that could not be told apart from another."""
+
+    cause: str
+    """What is one thread in Slack: ASCII, stable, at most 191 characters, such as `check/erp/orders/none_refused`."""
+    kind: str
+    """Which text tells it: a key of the alerts' texts, such as `run_failed`; `check/` and its name for a check."""
+    severity: Severity
+    subject: str = ""
+    """The name of the job, check, schedule or asset."""
+    detail: str = ""
+    """The real cause in one line, without personal data."""
+    count: int = 0
+    """Orders, or stocks, that it holds now. 0: not counted."""
+    oldest_at: datetime | None = None
+    """Since when the oldest of them waits. None: not known."""
+    sample: tuple[str, ...] = ()
+    """At most 5 order numbers or SKUs."""
+    run_id: str = ""
+    """Dagster's run that tells more."""
+
+    def __post_init__(self) -> None:
+        if not (self.cause.isascii() and self.cause.isprintable() and 0 < len(self.cause) <= CAUSE_LENGTH):
+            raise ValueError(
+                f"cause = {self.cause[:200]!r}: must be 1 to {CAUSE_LENGTH} printable ASCII characters; shorten it, "
+                "and leave out what varies"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incident(Sighting):
+    """A cause of trouble over time: as it was last seen, and its present or last occurrence."""
+
+    opened_at: datetime
+    last_seen_at: datetime
+    closed_at: datetime | None
+    """None: it is open."""
+    seen: int
+    """How many times it was reported in this occurrence."""
+    peak: int
+    """The largest `count` of this occurrence."""
+    openings: int
+    """Which occurrence this is: 1 is the first."""

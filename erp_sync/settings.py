@@ -189,6 +189,24 @@ class StockSection(_Section):
         return self
 
 
+class AlertsSection(_Section):
+    """`[alerts]`: what is told in Slack, and when."""
+
+    digest_hour: Annotated[int, Field(ge=0, le=23)] = 8
+    """From this hour on, of the profile's business time zone, what is still open is told once a day."""
+    ui_url: Annotated[str, StringConstraints(max_length=200)] = ""
+    """Where people reach Dagster's UI, such as https://dagster.example.com; for links. Empty: messages have none."""
+    alive_seconds: Annotated[int, Field(ge=30, le=86_400)] = 120
+    """`erp-sync doctor --alive` fails where the alarms gave no sign for so long."""
+
+    @field_validator("ui_url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        if url and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?", url):
+            raise ValueError("must be the address of Dagster's UI, such as https://dagster.example.com")
+        return url.rstrip("/")
+
+
 class Settings(BaseSettings):
     """What is set. `require_*` say in one line what is missing, for the flow that needs it."""
 
@@ -204,11 +222,15 @@ class Settings(BaseSettings):
     erp_password: SecretStr | None = None
     erp_tenant: str | None = None
     erp_ca_bundle: Path | None = None
+    slack_token: SecretStr | None = None
+    slack_channel: str | None = None
+    slack_base_url: str | None = None
     language: Literal["pt-BR", "en"] = "pt-BR"
     erp: ErpSection = ErpSection()
     orders: OrdersSection = OrdersSection()
     statuses: StatusesSection = StatusesSection()
     stock: StockSection = StockSection()
+    alerts: AlertsSection = AlertsSection()
 
     @classmethod
     def settings_customise_sources(
@@ -226,19 +248,30 @@ class Settings(BaseSettings):
     def _encrypted(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        form = "must be the REST root, such as https://erp.example.com:8443/rest"
-        try:
-            parts = urlsplit(url)
-            usable = parts.port != 0 and url.isprintable() and " " not in url
-        except ValueError:
-            raise ValueError(form) from None
-        if not usable or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(form)
-        if parts.username or parts.password:
-            raise ValueError("must not hold a user or password: set ERP_SYNC_ERP_USER and ERP_SYNC_ERP_PASSWORD")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
-            raise ValueError("must be https: plain http is for loopback only, the password would travel in the clear")
-        return url.rstrip("/")
+        secrets = "must not hold a user or password: set ERP_SYNC_ERP_USER and ERP_SYNC_ERP_PASSWORD"
+        return _root(url, "must be the REST root, such as https://erp.example.com:8443/rest", secrets, "the password")
+
+    @field_validator("slack_base_url")
+    @classmethod
+    def _encrypted_too(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        secrets = "must not hold a user or password: set ERP_SYNC_SLACK_TOKEN"
+        return _root(url, "must be the root of Slack's API, such as https://slack.com/api", secrets, "the token")
+
+    @field_validator("slack_token")
+    @classmethod
+    def _one_word(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not re.fullmatch(r"[!-~]+", token.get_secret_value()):
+            raise ValueError("must be a bot token (xoxb-...), one word of plain ASCII")
+        return token
+
+    @field_validator("slack_channel")
+    @classmethod
+    def _a_channel(cls, channel: str | None) -> str | None:
+        if channel is not None and not re.fullmatch(r"#?[\w-]{1,80}", channel):
+            raise ValueError("must be a channel's id, such as C0123456789, or its name")
+        return channel
 
     @field_validator("erp_tenant")
     @classmethod
@@ -284,6 +317,16 @@ class Settings(BaseSettings):
             )
         return self.orders.start_day
 
+    def slack_account(self) -> tuple[str, str, str | None] | None:
+        """Token, channel, and the API's root where it is not Slack's own. None: nothing is told in Slack."""
+        if self.slack_token is None:
+            return None
+        if self.slack_channel is None:
+            raise Misconfigured(
+                "ERP_SYNC_SLACK_CHANNEL is not set: give the id of the alerts' channel, or unset ERP_SYNC_SLACK_TOKEN"
+            )
+        return self.slack_token.get_secret_value(), self.slack_channel, self.slack_base_url
+
 
 def load_settings(**overrides: Any) -> Settings:
     """The settings of this process: overrides, then the environment, then the file that `ERP_SYNC_CONFIG` names.
@@ -303,8 +346,16 @@ def load_settings(**overrides: Any) -> Settings:
         raise Misconfigured(_one_line(error)) from None
 
 
-_SECTIONS = {"erp", "orders", "statuses", "stock"}
-_SECRETS = {"ERP_SYNC_SHOP_URL", "ERP_SYNC_LEDGER_URL", "ERP_SYNC_ERP_PASSWORD", "ERP_SYNC_ERP_URL"}
+_SECTIONS = {"erp", "orders", "statuses", "stock", "alerts"}
+_SECRETS = {
+    "ERP_SYNC_SHOP_URL",
+    "ERP_SYNC_LEDGER_URL",
+    "ERP_SYNC_ERP_PASSWORD",
+    "ERP_SYNC_ERP_URL",
+    "ERP_SYNC_SLACK_TOKEN",
+    "ERP_SYNC_SLACK_BASE_URL",
+    "ERP_SYNC_SLACK_CHANNEL",
+}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -314,7 +365,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise Misconfigured(f"ERP_SYNC_CONFIG = {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misconfigured(f"ERP_SYNC_CONFIG = {str(path)!r} is not valid TOML: {error}") from None
-    for name in ("shop_url", "ledger_url", "erp_password"):
+    for name in ("shop_url", "ledger_url", "erp_password", "slack_token"):
         if name in values:
             raise Misconfigured(f"{path} holds {name}: secrets come from the environment, as ERP_SYNC_{name.upper()}")
     return values
@@ -337,6 +388,21 @@ def _secret(name: str, value: SecretStr | None, meaning: str) -> str:
     if value is None:
         raise Misconfigured(f"{name} is not set: give {meaning}")
     return value.get_secret_value()
+
+
+def _root(url: str, form: str, secrets: str, what: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:
+        raise ValueError(form) from None
+    if not usable or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(form)
+    if parts.username or parts.password:
+        raise ValueError(secrets)
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ValueError(f"must be https: plain http is for loopback only, {what} would travel in the clear")
+    return url.rstrip("/")
 
 
 def _is_loopback(host: str) -> bool:

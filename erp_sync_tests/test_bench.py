@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from erp_sync_tests.bench.checks import cost
 from erp_sync_tests.bench.drain import drain
 from erp_sync_tests.bench.imports import measure
 from erp_sync_tests.bench.machine import percentile
@@ -17,13 +19,19 @@ from erp_sync_tests.bench.tick import tick
 from erp_sync_tests.bench.torture import torture
 
 
-@pytest.mark.parametrize("name", ["drain", "imports", "latency", "memory", "statuses", "tick", "torture"])
+@pytest.mark.parametrize("name", ["checks", "drain", "imports", "latency", "memory", "statuses", "tick", "torture"])
 def test_a_benchmark_says_how_it_is_used(name: str) -> None:
     command = [sys.executable, "-m", f"erp_sync_tests.bench.{name}", "--help"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     module = importlib.import_module(f"erp_sync_tests.bench.{name}")
     assert module.__doc__ is not None
     assert module.__doc__.splitlines()[0] in said
+
+
+def test_the_checks_ask_the_ledger_a_few_questions_whatever_it_holds(tmp_path: Path) -> None:
+    small = cost(f"sqlite:///{tmp_path / 'small.sqlite'}", 500, outage=10)
+    large = cost(f"sqlite:///{tmp_path / 'large.sqlite'}", 5_000, outage=10)
+    assert small.queries == large.queries < 25
 
 
 def test_drain_asks_the_erp_once_per_order_and_a_little_more() -> None:

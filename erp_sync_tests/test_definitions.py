@@ -13,12 +13,16 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
 from erp_sync.definitions import build_definitions
-from erp_sync.defs.names import ERP_ORDERS, SHOP_ORDERS
+from erp_sync.defs.names import ERP_ORDER_STATUS, ERP_ORDERS, SHOP_ORDER_STATUS, SHOP_ORDERS, SHOP_STOCK_LEVELS
 from erp_sync.errors import Misconfigured
 from erp_sync.mapping import COLUMN_LINEAGE
 from erp_sync.settings import OrdersSection, Settings, load_settings
+from erp_sync.sync.findings import INSPECTION_CHECKS, LEDGER_CHECKS
+from erp_sync.sync.health import LedgerHealth
+from erp_sync.sync.inspection import Inspection
 from erp_sync_tests.live import REPOSITORY
 
 START_DAY = date(2026, 5, 1)
@@ -53,11 +57,14 @@ def test_definitions_load_without_environment_and_without_warnings() -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "assets": [
-            *("erp/order_status", "erp/orders", "erp/stock_balances"),
+            *("erp/order_status", "erp/orders", "erp/stock_balances", "health/reconciliation"),
             *("shop/order_status", "shop/orders", "shop/stock_levels"),
         ],
-        "sensors": {"finalized_orders": "RUNNING"},
-        "schedules": {"order_statuses": "RUNNING", "stock_levels": "RUNNING", "yesterdays_orders": "RUNNING"},
+        "sensors": {"alarms": "RUNNING", "finalized_orders": "RUNNING"},
+        "schedules": {
+            **{"inspection": "RUNNING", "ledger_checks": "RUNNING", "order_statuses": "RUNNING"},
+            **{"stock_levels": "RUNNING", "yesterdays_orders": "RUNNING"},
+        },
     }
 
 
@@ -83,6 +90,27 @@ def test_the_graph_says_what_is_made_of_what(defs: dg.Definitions) -> None:
         assert node.partitions_def is not None
     assert erp.pools == {"erp_orders"}
     assert (shop.kinds, erp.kinds) == ({"mysql"}, {"protheus"})
+
+
+def test_what_a_schedule_makes_anew_says_how_fresh_it_must_be_and_days_do_not(defs: dg.Definitions) -> None:
+    """Any partition would count: a backfill of January would make today look fresh."""
+    graph = defs.resolve_asset_graph()
+    for key in (ERP_ORDER_STATUS, SHOP_ORDER_STATUS, SHOP_STOCK_LEVELS):
+        policy = graph.get(key).freshness_policy
+        assert isinstance(policy, TimeWindowFreshnessPolicy)
+        assert policy.fail_window.to_timedelta() == timedelta(hours=2)
+    assert graph.get(ERP_ORDERS).freshness_policy is None
+
+
+def test_every_check_says_in_words_what_it_asserts_and_blocks_nothing(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
+    assert {spec.name for spec in specs} == LEDGER_CHECKS.keys() | INSPECTION_CHECKS.keys()
+    for spec in specs:
+        assert "(error)" in (spec.description or "") or "warning" in (spec.description or "")
+        assert not spec.blocking
+    assert all(callable(getattr(LedgerHealth, name)) for name in LEDGER_CHECKS)
+    assert all(callable(getattr(Inspection, name)) for name in INSPECTION_CHECKS)
 
 
 def test_every_asset_leads_to_its_code_and_every_field_to_its_column(defs: dg.Definitions) -> None:

@@ -28,9 +28,11 @@ ROOT = Path(__file__).parent.parent
 TIERS = {
     "models": 0,
     "errors": 0,
+    "alert_texts": 0,
     "settings": 1,
     "logs": 1,
     "alerts": 1,
+    "slack": 1,
     "tax_id": 2,
     "money": 2,
     "erp_fields": 2,
@@ -47,6 +49,7 @@ TIERS = {
     "definitions": 5,
     "webhook": 5,
     "demo": 5,
+    "doctor": 5,
     "cli": 5,
 }
 """A part imports its own tier and those below it; of the parts in tier 1 and 3 none imports another of its tier."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from collections.abc import Callable
 from datetime import date
@@ -60,6 +61,9 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "erp_password": None,
         "erp_tenant": None,
         "erp_ca_bundle": None,
+        "slack_token": None,
+        "slack_channel": None,
+        "slack_base_url": None,
         "language": "pt-BR",
         "erp": {
             "token_style": "headers",
@@ -115,6 +119,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
             "every_minutes": 5,
             "stale_minutes": 15,
         },
+        "alerts": {"digest_hour": 8, "ui_url": "", "alive_seconds": 120},
     }
 
 
@@ -253,7 +258,7 @@ def test_a_wrong_value_in_the_file_is_one_line_that_names_it(toml: Write, text: 
         ("[ordres]\nstart_day = 2026-05-01", "ordres"),
         ("[erp]\nsettle = 1", "erp.settle"),
         (f'[erp]\npassword = "{CANARY}"', "erp.password"),
-        (f'slack_token = "{CANARY}"', "slack_token"),
+        (f'slack_tokens = "{CANARY}"', "slack_tokens"),
         (f'webhook_secrets = "{CANARY}"', "webhook_secrets"),
         (f'shop = {{ url = "mysql://u:{CANARY}@h/d" }}', "shop"),
     ],
@@ -467,3 +472,39 @@ def test_settings_do_not_change_once_they_are_read() -> None:
         settings.erp.settle_seconds = 0
     with pytest.raises(ValidationError, match="frozen"):
         settings.erp_user = "another"
+
+
+def test_alerts_go_to_slack_only_with_a_token_and_a_channel(toml: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    toml('slack_channel = "#alertas"\n[alerts]\nui_url = "http://dagster.internal:3000/"\ndigest_hour = 7')
+    assert load_settings().slack_account() is None
+    assert load_settings().alerts.ui_url == "http://dagster.internal:3000", "paths are appended to it"
+    monkeypatch.setenv("ERP_SYNC_SLACK_TOKEN", f"xoxb-{CANARY}")
+    settings = load_settings()
+    assert settings.slack_account() == (f"xoxb-{CANARY}", "#alertas", None)
+    assert CANARY not in repr(settings) + str(settings.model_dump())
+    monkeypatch.delenv("ERP_SYNC_CONFIG")
+    with pytest.raises(Misconfigured, match="ERP_SYNC_SLACK_CHANNEL is not set"):
+        load_settings().slack_account()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"slack_token": f"xoxb {CANARY}"}, "ERP_SYNC_SLACK_TOKEN: must be a bot token"),
+        ({"slack_token": f"{CANARY}ção"}, "ERP_SYNC_SLACK_TOKEN: must be a bot token"),
+        ({"slack_channel": "two words"}, "ERP_SYNC_SLACK_CHANNEL: must be a channel's id"),
+        ({"slack_base_url": "http://slack.example.com/api"}, "plain http is for loopback only, the token"),
+        ({"slack_base_url": f"https://u:{CANARY}@slack.com/api"}, "ERP_SYNC_SLACK_BASE_URL: must not hold a user"),
+        ({"slack_base_url": "slack.com"}, "ERP_SYNC_SLACK_BASE_URL: must be the root of Slack's API"),
+        ({"alerts": {"ui_url": "https://ui.example.com/|<x>"}}, "alerts.ui_url = .*: must be the address"),
+        ({"alerts": {"digest_hour": 24}}, "alerts.digest_hour = 24: "),
+        ({"alerts": {"alive_seconds": 5}}, "alerts.alive_seconds = 5: "),
+    ],
+)
+def test_a_wrong_setting_of_the_alerts_is_one_line(values: dict[str, Any], words: str) -> None:
+    assert re.search(words, _refusal(**values))
+
+
+def test_the_token_comes_from_the_environment_alone(toml: Write) -> None:
+    toml(f'slack_token = "{CANARY}"')
+    assert "ERP_SYNC_SLACK_TOKEN" in _refusal()

@@ -8,9 +8,12 @@ ERP_ORDER_STATUS = dg.AssetKey(["erp", "order_status"])
 SHOP_ORDER_STATUS = dg.AssetKey(["shop", "order_status"])
 ERP_STOCK_BALANCES = dg.AssetKey(["erp", "stock_balances"])
 SHOP_STOCK_LEVELS = dg.AssetKey(["shop", "stock_levels"])
+HEALTH_RECONCILIATION = dg.AssetKey(["health", "reconciliation"])
 ORDERS_JOB = "orders"
 STATUSES_JOB = "statuses"
 STOCK_JOB = "stock"
+CHECKS_JOB = "checks"
+INSPECTION_JOB = "inspection"
 FLOW_TAG = "erp_sync/flow"
 LINGER_TAG = "erp_sync/linger"
 """On runs that the sensor started: they go on looking for orders. A backfill does not."""

@@ -39,7 +39,7 @@ def days_on_the_way(instance: dg.DagsterInstance) -> set[str] | None:
     """Partition keys that a run is queued or starting for. None: no run of the orders flow is on its way."""
     records = instance.get_run_records(dg.RunsFilter(statuses=ON_THE_WAY), limit=100)
     runs = [record.dagster_run for record in records if is_of("orders", record.dagster_run) and not _forgotten(record)]
-    return {key for run in runs for key in _partition_keys(run)} if runs else None
+    return {key for run in runs for key in partition_keys(run)} if runs else None
 
 
 def _forgotten(record: dg.RunRecord) -> bool:
@@ -48,7 +48,8 @@ def _forgotten(record: dg.RunRecord) -> bool:
     return record.dagster_run.status is dg.DagsterRunStatus.NOT_STARTED and waits > HEARTBEAT_ALIVE
 
 
-def _partition_keys(run: dg.DagsterRun) -> Iterator[str]:
+def partition_keys(run: dg.DagsterRun) -> Iterator[str]:
+    """The days that a run is for."""
     if (key := run.tags.get(PARTITION_TAG)) is not None:
         yield key
     start, end = (run.tags.get(tag) for tag in RANGE_TAGS)

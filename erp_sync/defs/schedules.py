@@ -42,6 +42,34 @@ def stock_levels(job: "dg.UnresolvedAssetJobDefinition", every_minutes: int) -> 
     return _every(every_minutes, job, "stock", name="stock_levels", tags=STOCK_TAGS, what=what)
 
 
+def ledger_checks_schedule(job: "dg.UnresolvedAssetJobDefinition") -> dg.ScheduleDefinition:
+    """Between the flows' own schedules: they start a process each."""
+    return dg.ScheduleDefinition(
+        name="ledger_checks",
+        job=job,
+        cron_schedule="2-59/5 * * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Asks every five minutes how the ledger stands. Alerts do not wait for it.",
+    )
+
+
+def inspection_schedule(job: "dg.UnresolvedAssetJobDefinition") -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name="inspection",
+        job=job,
+        cron_schedule="13,43 * * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Looks into shop and ERP for what will go wrong next, unless the ERP is down.",
+    )
+    def schedule(erp_sync: dg.ResourceParam[ErpSync]) -> dg.RunRequest | dg.SkipReason:
+        open_until = erp_sync.connections().gate.breaker_open()
+        if open_until is not None:
+            return dg.SkipReason(f"the ERP does not answer; the next probe is at {open_until:%H:%M:%S} UTC")
+        return dg.RunRequest()
+
+    return schedule
+
+
 def _every(
     minutes: int, job: "dg.UnresolvedAssetJobDefinition", flow: str, *, name: str, tags: dict[str, str], what: str
 ) -> dg.ScheduleDefinition:

@@ -47,11 +47,12 @@ TABLES: Mapping[str, frozenset[str]] = {
         }
     ),
     "SA1": frozenset({"A1_COD", "A1_LOJA", "A1_CGC", "A1_MSBLQL"}),
+    "SB1": frozenset({"B1_COD", "B1_MSBLQL"}),
     "SE4": frozenset({"E4_CODIGO"}),
 }
 """What may be read. Fields of the customer's own (external id, tracking code) are added by `Query`."""
 
-SHARED = frozenset({"SA1", "SE4"})
+SHARED = frozenset({"SA1", "SB1", "SE4"})
 """Tables that branches may share: the branch of a row is blank then, or the part that the branches have in common."""
 
 Row = Mapping[str, "str | Decimal"]

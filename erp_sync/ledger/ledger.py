@@ -14,8 +14,11 @@ from erp_sync.ledger.customers import Customers
 from erp_sync.ledger.database import Database
 from erp_sync.ledger.early_orders import EarlyOrders
 from erp_sync.ledger.entries import Entries
+from erp_sync.ledger.health import Health
 from erp_sync.ledger.heartbeats import Heartbeats
+from erp_sync.ledger.incidents import Incidents
 from erp_sync.ledger.marks import Marks
+from erp_sync.ledger.outlet import Outlets
 from erp_sync.ledger.part import DATABASE_TIME
 from erp_sync.ledger.statuses import Statuses
 from erp_sync.ledger.tables import REVISION, VERSION_TABLE, marks
@@ -25,7 +28,7 @@ logger = logging.getLogger(__name__)
 JUMPED = "clock.jumped"
 
 
-class Ledger(Entries, Statuses, Customers, Marks, EarlyOrders, Heartbeats):
+class Ledger(Entries, Statuses, Customers, Marks, EarlyOrders, Heartbeats, Health, Incidents, Outlets):
     """Thread-safe; each call is a transaction of its own. Every call raises LedgerUnavailable when the database does
     not answer, and Misconfigured when it refuses us."""
 

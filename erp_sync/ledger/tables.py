@@ -11,20 +11,25 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Column, Date, DateTime, Dialect, Double, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import Column, Computed, Date, DateTime, Dialect, Double, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator
 
-from erp_sync.models import Cancellation, Invoice, LedgerState, OrderStatus, Problem
+from erp_sync.models import CAUSE_LENGTH, Cancellation, Invoice, LedgerState, OrderStatus, Problem, Severity
 
-REVISION = "0003"
+REVISION = "0005"
 """The migration these tables belong to."""
 VERSION_TABLE = "erp_sync_version"
 ID_LENGTH = 255
 
 metadata = MetaData()
 
-TEXT_ID = String(ID_LENGTH).with_variant(mysql.VARCHAR(ID_LENGTH, charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
+
+def _id(length: int) -> String:
+    return String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
+
+
+TEXT_ID = _id(ID_LENGTH)
 LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
 MOMENT = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql")
 MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
@@ -142,6 +147,14 @@ class CancellationState(TypeDecorator[Cancellation]):
         return None if value is None else Cancellation(value)
 
 
+class Weight(TypeDecorator[Severity]):
+    impl = String(16)
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Severity | None:
+        return None if value is None else Severity(value)
+
+
 def _iso(value: date | None) -> str | None:
     return None if value is None else value.isoformat()
 
@@ -156,6 +169,11 @@ def _number(name: str) -> Column[int]:
 
 def _word(name: str, length: int) -> Column[str]:
     return Column(name, String(length), nullable=False)
+
+
+def _troubled() -> Column[int]:
+    """1 where there are problems, else NULL: an index finds the few among a million."""
+    return Column("troubled", Integer, Computed("CASE WHEN length(problems) > 0 THEN 1 END", persisted=False))
 
 
 entries = Table(
@@ -180,12 +198,14 @@ entries = Table(
     Column("sent_at", Moment),
     Column("verified_at", Moment),
     Column("problems", Problems, nullable=False),
+    _troubled(),
     Index("ix_erp_sync_orders_external_id", "external_id", unique=True),
     Index("ix_erp_sync_orders_actionable", "next_at", "found_at", "day"),
     Index("ix_erp_sync_orders_day_state", "day", "state"),
     Index("ix_erp_sync_orders_number", "number"),
     Index("ix_erp_sync_orders_found", "found_at"),
     Index("ix_erp_sync_orders_sent", "state", "sent_at"),
+    Index("ix_erp_sync_orders_troubled", "troubled", "order_id"),
     **MYSQL,
 )
 
@@ -227,10 +247,12 @@ statuses = Table(
     Column("cancel_at", Moment),
     _number("cancel_attempts"),
     Column("problems", Problems, nullable=False),
+    _troubled(),
     Index("ix_erp_sync_statuses_next_at", "next_at"),
     Index("ix_erp_sync_statuses_write_at", "write_at"),
     Index("ix_erp_sync_statuses_cancel_at", "cancel_at"),
     Index("ix_erp_sync_statuses_status", "status"),
+    Index("ix_erp_sync_statuses_troubled", "troubled", "order_id"),
     **MYSQL,
 )
 
@@ -327,5 +349,49 @@ pace = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("next_at", Moment, nullable=False),
+    **MYSQL,
+)
+
+incidents = Table(
+    "erp_sync_incidents",
+    metadata,
+    Column("cause", _id(CAUSE_LENGTH), primary_key=True),
+    _number("version"),
+    Column("kind", _id(CAUSE_LENGTH), nullable=False),
+    Column("severity", Weight, nullable=False),
+    Column("subject", Words, nullable=False),
+    Column("detail", Words, nullable=False),
+    _number("count"),
+    Column("oldest_at", Moment),
+    Column("sample", Texts, nullable=False),
+    Column("run_id", TEXT_ID, nullable=False),
+    Column("opened_at", Moment, nullable=False),
+    Column("last_seen_at", Moment, nullable=False),
+    Column("closed_at", Moment),
+    _number("seen"),
+    _number("peak"),
+    _number("openings"),
+    _number("told_opening"),
+    _number("told_ending"),
+    _number("told_listed"),
+    Column("told_channel", TEXT_ID, nullable=False),
+    _word("told_ts", 32),
+    _word("told_hash", 32),
+    Column("told_at", Moment),
+    Column("told_next_try_at", Moment),
+    _number("told_tries"),
+    Index("ix_erp_sync_incidents_closed_at", "closed_at"),
+    **MYSQL,
+)
+
+outlet = Table(
+    "erp_sync_outlet",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    _word("owner", 32),
+    Column("until", Moment),
+    Column("next_try_at", Moment),
+    _number("failures"),
+    Column("free_at", Moment),
     **MYSQL,
 )

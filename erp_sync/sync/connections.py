@@ -18,6 +18,8 @@ from erp_sync.shop.database import Shop, open_shop
 from erp_sync.shop.profile import load_profile
 from erp_sync.shop.statuses import ShopStatuses, open_shop_statuses
 from erp_sync.shop.stock import ShopStock, open_shop_stock
+from erp_sync.slack import Slack
+from erp_sync.sync.announcing import Announcer
 from erp_sync.sync.orders import OrdersFlow
 from erp_sync.sync.statuses import StatusesFlow
 from erp_sync.sync.stock import StockFlow
@@ -63,6 +65,12 @@ class Connections:
             )
         reader = RetailStock if self.settings.stock.source == "retail" else ErpStock
         return StockFlow(self.shop, self.shop_stock, self.ledger, reader(self.client, self.settings), self.settings)
+
+    def announcer(self) -> Announcer:
+        """Raises Misconfigured where Slack's channel is missing."""
+        account = self.settings.slack_account()
+        slack = None if account is None else Slack(*account)
+        return Announcer(self.ledger, slack, self.settings, zone=self.shop.business_timezone)
 
 
 def open_connections(settings: Settings) -> Connections:

@@ -1,10 +1,14 @@
-"""What is wrong with a sent order, one problem a field: each step of the statuses flow sets and clears its own."""
+"""What is wrong with a sent order, one problem a field: each step of a flow sets and clears its own."""
 
 from __future__ import annotations
 
 from erp_sync.models import Problem
 
 ERP_ORDER = "ERP order"
+ERP_ORDERS = "ERP orders"
+"""The ERP has the order more than once."""
+OTHER_TOTAL = "its total is"
+"""In the advice of an order that the ERP has with another total."""
 SHOP_ORDER = "shop order"
 SHOP_STATUS = "shop status"
 NFE_KEY = "NF-e key"

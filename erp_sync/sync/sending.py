@@ -25,6 +25,7 @@ from typing import Protocol
 from erp_sync.errors import ErpUnavailable, InDoubt, Misconfigured, Refused
 from erp_sync.ledger.entry import Change, Entry, Event
 from erp_sync.models import CreatedOrder, CustomerCode, ErpOrder, FoundOrder, LedgerState, Problem
+from erp_sync.sync.problems import ERP_ORDERS, OTHER_TOTAL
 
 logger = logging.getLogger(__name__)
 
@@ -325,7 +326,7 @@ class Sender:
     def _twice(self, entry: Entry, live: Sequence[FoundOrder], now: datetime) -> Change:
         numbers = ", ".join(row.number for row in live)
         problem = Problem(
-            "ERP orders", numbers, "the ERP has this order more than once: keep one and cancel the others in the ERP"
+            ERP_ORDERS, numbers, "the ERP has this order more than once: keep one and cancel the others in the ERP"
         )
         kept = next((row for row in live if row.number == entry.erp_number), live[0])
         numbered = replace(
@@ -430,7 +431,7 @@ def _differences(entry: Entry, row: FoundOrder, expected: Expected | None) -> st
         expected = None  # the shop changed the order after it was sent: only the frozen total can be compared
     words = []
     if total is not None and row.total != total:
-        words.append(f"its total is {row.total}, not {total}")
+        words.append(f"{OTHER_TOTAL} {row.total}, not {total}")
     if expected is not None and row.line_count != len(expected.order.items):
         words.append(f"it has {row.line_count} lines, not {len(expected.order.items)}")
     if expected is not None and expected.customers and row.customer not in expected.customers:

@@ -24,6 +24,7 @@ from erp_sync.errors import Misconfigured, Unavailable
 from erp_sync.ledger.clock import DRIFT
 from erp_sync.shop.stock import ShopStock, StockOutcome, StockTarget
 from erp_sync.stock_formula import published
+from erp_sync.sync.health import remember_stock
 from erp_sync.sync.in_flight import CLOCKS_APART, InFlight
 from erp_sync.sync.results import StockChange, StockResult
 
@@ -132,6 +133,8 @@ class StockFlow:
                     result.guard = self._guard(result)
                 if not (dry_run or result.guard):
                     self._write(result, spool, current, until, progress)
+            if not dry_run:
+                remember_stock(self._ledger, result)
         except (Unavailable, Misconfigured) as failure:
             result.failure = failure
         return result
