@@ -28,10 +28,12 @@ ROOT = Path(__file__).parent.parent
 TIERS = {
     "models": 0,
     "errors": 0,
+    "tax_id": 0,
+    "scrub": 0,
+    "cloudwatch": 0,
     "settings": 1,
     "logs": 1,
     "alerts": 1,
-    "tax_id": 2,
     "money": 2,
     "erp_fields": 2,
     "customer_fields": 2,

@@ -1,0 +1,127 @@
+"""Personal data and secrets out of every text that somebody else may read: logs, ledger, Dagster's UI, Slack.
+
+The one place that does it. It is the second net: what is logged are ids, counts and codes that were chosen (logs.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from urllib.parse import quote, quote_plus
+
+from erp_sync.tax_id import mask, normalize
+
+PERSONAL_FIELDS = frozenset(
+    re.findall(
+        r"\w+",
+        "A1_CGC A1_NOME A1_NREDUZ A1_END A1_COMPLEM A1_BAIRRO A1_CEP A1_MUN A1_DDD A1_TEL A1_EMAIL A1_INSCR A1_ENDENT "
+        "A1_CEPE A1_BAIRROE A1_MUNE A1_PFISICA A1_RG A1_CONTATO C5_MENNOTA C5_MENPAD",
+    )
+)
+"""Fields whose values a message never shows. C5_MENNOTA may hold a delivery address."""
+HIDDEN = "***"
+SHORTEST_SECRET = 4
+"""A shorter one would take half of every text with it."""
+
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(\.[\w-]+)+")
+_TAX_ID = re.compile(
+    r"(?<![0-9A-Za-z])(?:\d{3}[. ]?\d{3}[. ]?\d{3}[- ]?\d{2}"
+    r"|[0-9A-Za-z]{2}\.?[0-9A-Za-z]{3}\.?[0-9A-Za-z]{3}[/ ]?[0-9A-Za-z]{4}-?\d{2})(?![0-9A-Za-z])"
+)
+_PHONE = re.compile(
+    r"(?:\+?55[ -]?)?\(\d{2}\)[ -]?9?[ ]?\d{4}[-. ]?\d{4}\b"
+    r"|\+55[ -]?\d{2}[ -]?9?[ ]?\d{4}[-. ]?\d{4}\b"
+    r"|(?<![\w.-])(?:55[ -]?)?[1-9][1-9][ -]9[ ]?\d{4}[-. ]?\d{4}\b"
+    r"|(?<![\w.-])(?:55)?[1-9][1-9]9\d{8}(?![\w.-])"
+    r"|(?<![\w.-])9\d{4}-\d{4}(?![\w-])"
+)
+_ZIP_CODE = re.compile(r"(?<![\w.-])\d{5}-\d{3}(?![\w-])")
+_STREET = re.compile(
+    r"(?i)(?<!\w)(?:rua|avenida|av\.|alameda|travessa|pra[cç]a|rodovia|estrada|viela|ladeira)[ ]+"
+    r"[^\W\d_][^\n\r;|\"{}\[\]<>]{0,120}"
+)
+_TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]+\.[\w-]+\.[\w-]+|(?i:\b(bearer|basic)\s+[\w+/=.-]{8,})")
+_KEY = re.compile(r"(?<![\w-])(?:xox[a-z]|xapp|xwfp)-[\w-]{6,}|hooks\.slack\.com/\S+|(?<!\w)(?:AKIA|ASIA)[A-Z0-9]{16}")
+_ADDRESS_PASSWORD = re.compile(r"(://[^\s:/@]{0,200}):[^\s]{1,500}@")
+_NAMED = re.compile(
+    r"(?i)((?:authorization|set-cookie|cookie)[\"']?[ ]*[:=][ ]*)[^\r\n]+"
+    r"|((?:password|passwd|pwd|senha|secret|access_token|refresh_token|api[_-]?key)[\"']?[ ]*[=:][ ]*[\"']?)"
+    r"(?!is\b|of\b|\*\*\*)[^\s\"'&,;}\])]+"
+)
+_SQL = re.compile(r"(?is)\bselect\b.{1,2000}?\bfrom\b.*")
+_STATEMENT = re.compile(r"(?s)\[(?:SQL|parameters): .*?\](?=[ ]*(?:\n|\Z))")
+"""As SQLAlchemy repeats it in an exception, with the values."""
+_secrets: re.Pattern[str] | None = None
+_known: frozenset[str] = frozenset()
+
+
+def never_show(secrets: Iterable[str]) -> None:
+    """From here on no text of this process that is redacted shows one of these values, however it is quoted."""
+    global _known, _secrets  # noqa: PLW0603 - of the process, like the settings they come from
+    spelled = {
+        form
+        for secret in secrets
+        if len(secret) >= SHORTEST_SECRET
+        for form in (secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1])
+    }
+    _known |= spelled
+    if _known:
+        _secrets = re.compile("|".join(re.escape(secret) for secret in sorted(_known, key=len, reverse=True)))
+
+
+def redact(text: str, keep: Iterable[str] = ()) -> str:
+    """`text` without secrets, e-mails, CPFs and CNPJs with right check digits, phones, streets and postal codes.
+
+    `keep`: ids, such as the order's number, that only look like personal data and stay readable. A secret is no id.
+    Lines and blanks stay as they are.
+    """
+    if _secrets is not None:
+        text = _secrets.sub(HIDDEN, text)
+    kept = [value for value in keep if len(value) >= 8 and value in text]
+    if kept:
+        pattern = re.compile("(" + "|".join(rf"(?<!\w){re.escape(value)}(?!\w)" for value in kept) + ")")
+        return "".join(part if odd % 2 else _redacted(part) for odd, part in enumerate(pattern.split(text)))
+    return _redacted(text)
+
+
+def scrub(text: str, sent: Iterable[str] = ()) -> str:
+    """One line of an ERP's text: as `redact`, without SQL, and without the values in `sent`.
+
+    `sent`: the personal values of the request, in whatever sentence the ERP may repeat them. Control characters and
+    runs of blanks become one blank.
+    """
+    for value in sorted({value.strip() for value in sent}, key=len, reverse=True):
+        if len(value) >= 4:
+            text = re.sub(re.escape(value), HIDDEN, text, flags=re.IGNORECASE)
+    text = redact(_SQL.sub("(SQL)", text))
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def scrub_value(field: str, value: str, sent: Iterable[str] = ()) -> str:
+    """What a message may show of a field's value: a tax id's last two characters, nothing of other personal data."""
+    if field == "A1_CGC":
+        return mask(value)
+    return HIDDEN if field in PERSONAL_FIELDS and value else scrub(value, sent)
+
+
+def _redacted(text: str) -> str:
+    if "[" in text:
+        text = _STATEMENT.sub("[SQL]", text)
+    if "@" in text:
+        text = _ADDRESS_PASSWORD.sub(rf"\1:{HIDDEN}@", text)
+        text = _EMAIL.sub(HIDDEN, text)
+    text = _NAMED.sub(lambda match: f"{match[1] or match[2]}{HIDDEN}", text)
+    text = _KEY.sub(HIDDEN, _TOKEN.sub(HIDDEN, text))
+    if any(char.isdigit() for char in text):
+        text = _TAX_ID.sub(lambda match: _masked(match.group()), text)
+        text = _ZIP_CODE.sub(HIDDEN, _PHONE.sub(HIDDEN, text))
+    return _STREET.sub(HIDDEN, text)
+
+
+def _masked(candidate: str) -> str:
+    try:
+        normalize(candidate)
+    except ValueError:
+        return candidate
+    return mask(candidate)
