@@ -36,6 +36,8 @@ FIELDS = frozenset(
 """What `extra` and `log_context` may say besides; anything else is left out."""
 LONGEST_LINE = 15_000
 """In bytes: the awslogs driver breaks a longer one in two, and neither half is JSON."""
+LONGEST_TEXT = 20_000
+"""So much of one is looked at. It does not fit into a line and is cut once more: no half of an id is left there."""
 METRICS_NAMESPACE = "erp_sync"
 MOST_VALUES = 100
 """Of one metric in a line (embedded metric format)."""
@@ -175,22 +177,22 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
         "level": record.levelname,
         "event": "log",
         "logger": record.name,
-        "message": redact(_message(record), keep),
+        "message": redact(_message(record)[:LONGEST_TEXT], keep),
     }
     fields |= ids
     for name, value in said.items():
         if name in FIELDS and name not in ids and value is not None and value != "":
-            fields[name] = value if isinstance(value, bool | int | float) else redact(str(value), keep)
+            fields[name] = value if isinstance(value, bool | int | float) else redact(str(value)[:LONGEST_TEXT], keep)
     if record.exc_info and record.exc_info[1] is not None:
         error = record.exc_info[1]
         fields.setdefault("error_class", type(error).__name__)
-        fields["exception"] = redact("".join(traceback.format_exception(error)), keep)
+        fields["exception"] = redact("".join(traceback.format_exception(error))[-LONGEST_TEXT:], keep)
     elif record.exc_text:
-        fields["exception"] = redact(record.exc_text, keep)
+        fields["exception"] = redact(record.exc_text[-LONGEST_TEXT:], keep)
     elif "dagster_error" in said:
-        fields["exception"] = redact(said["dagster_error"], keep)
+        fields["exception"] = redact(said["dagster_error"][-LONGEST_TEXT:], keep)
     if record.stack_info:
-        fields["stack"] = redact(record.stack_info, keep)
+        fields["stack"] = redact(record.stack_info[-LONGEST_TEXT:], keep)
     metrics = record.__dict__.get("metrics")
     if isinstance(metrics, Mapping):
         fields |= _embedded(metrics, record, str(fields.get("flow", "")))
@@ -260,7 +262,7 @@ def _embedded(metrics: Mapping[str, Any], record: logging.LogRecord, flow: str) 
 
 
 def _unit(name: str) -> str:
-    return "Milliseconds" if name.endswith("_ms") else "None" if name.endswith("_minutes") else "Count"
+    return "Milliseconds" if name.endswith("_ms") else "None" if "minutes" in name else "Count"
 
 
 def _at_most(count: int, ordered: Sequence[float]) -> list[float]:

@@ -25,32 +25,44 @@ SHORTEST_SECRET = 4
 """A shorter one would take half of every text with it."""
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(\.[\w-]+)+")
+_ESCAPED = r"(?<=\\[nrt])|(?<=%[0-9A-F][0-9A-F])"
+"""A line break or blank as repr and URLs spell it: what follows it is not the rest of a word."""
 _TAX_ID = re.compile(
-    r"(?<![0-9A-Za-z])(?:\d{3}[. ]?\d{3}[. ]?\d{3}[- ]?\d{2}"
+    rf"(?:(?<![0-9A-Za-z])|{_ESCAPED})"
+    r"(?:\d{3}[. ]?\d{3}[. ]?\d{3}[- ]?\d{2}"
     r"|[0-9A-Za-z]{2}\.?[0-9A-Za-z]{3}\.?[0-9A-Za-z]{3}[/ ]?[0-9A-Za-z]{4}-?\d{2})(?![0-9A-Za-z])"
 )
+_BEFORE = rf"(?:(?<![\w.-])|{_ESCAPED})"
 _PHONE = re.compile(
     r"(?:\+?55[ -]?)?\(\d{2}\)[ -]?9?[ ]?\d{4}[-. ]?\d{4}\b"
     r"|\+55[ -]?\d{2}[ -]?9?[ ]?\d{4}[-. ]?\d{4}\b"
-    r"|(?<![\w.-])(?:55[ -]?)?[1-9][1-9][ -]9[ ]?\d{4}[-. ]?\d{4}\b"
-    r"|(?<![\w.-])(?:55)?[1-9][1-9]9\d{8}(?![\w.-])"
-    r"|(?<![\w.-])9\d{4}-\d{4}(?![\w-])"
+    rf"|{_BEFORE}(?:55[ -]?)?[1-9][1-9][ -]9[ ]?\d{{4}}[-. ]?\d{{4}}\b"
+    rf"|{_BEFORE}(?:55)?[1-9][1-9]9\d{{8}}(?![\w-])"
+    rf"|{_BEFORE}9\d{{4}}-\d{{4}}(?![\w-])"
 )
-_ZIP_CODE = re.compile(r"(?<![\w.-])\d{5}-\d{3}(?![\w-])")
+_ZIP_CODE = re.compile(rf"{_BEFORE}\d{{5}}-\d{{3}}(?![\w-])")
 _STREET = re.compile(
-    r"(?i)(?<!\w)(?:rua|avenida|av\.|alameda|travessa|pra[cç]a|rodovia|estrada|viela|ladeira)[ ]+"
+    rf"(?i)(?:(?<!\w)|{_ESCAPED})(?:rua|avenida|av\.|alameda|travessa|pra[cç]a|rodovia|estrada|viela|ladeira)[ ]+"
     r"[^\W\d_][^\n\r;|\"{}\[\]<>]{0,120}"
 )
-_TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]+\.[\w-]+\.[\w-]+|(?i:\b(bearer|basic)\s+[\w+/=.-]{8,})")
-_KEY = re.compile(r"(?<![\w-])(?:xox[a-z]|xapp|xwfp)-[\w-]{6,}|hooks\.slack\.com/\S+|(?<!\w)(?:AKIA|ASIA)[A-Z0-9]{16}")
+_TOKEN = re.compile(
+    rf"(?:(?<![\w-])|{_ESCAPED})eyJ[\w-]+\.[\w-]+\.[\w-]+"
+    rf"|(?i:(?:(?<!\w)|{_ESCAPED})(?:bearer|basic)(?:\s|%20)+[\w+/=.-]{{8,}})"
+)
+_KEY = re.compile(
+    rf"(?:(?<![\w-])|{_ESCAPED})(?:xox[a-z]|xapp|xwfp)-[\w-]{{6,}}"
+    rf"|hooks\.slack\.com/\S+|(?:(?<!\w)|{_ESCAPED})(?:AKIA|ASIA)[A-Z0-9]{{16}}"
+)
 _ADDRESS_PASSWORD = re.compile(r"(://[^\s:/@]{0,200}):[^\s]{1,500}@")
+_QUOTE = r"\\{0,7}[\"']?"
+"""As repr and JSON leave it, one within the other."""
 _NAMED = re.compile(
-    r"(?i)((?:authorization|set-cookie|cookie)[\"']?[ ]*[:=][ ]*)[^\r\n]+"
-    r"|((?:password|passwd|pwd|senha|secret|access_token|refresh_token|api[_-]?key)[\"']?[ ]*[=:][ ]*[\"']?)"
-    r"(?!is\b|of\b|\*\*\*)[^\s\"'&,;}\])]+"
+    rf"(?i)((?:authorization|cookie){_QUOTE}[ ]*[:=][ ]*)[^\r\n]+"
+    rf"|((?:password|passwd|pwd|senha|secret|access_token|refresh_token|api[_-]?key){_QUOTE}[ ]*[=:][ ]*{_QUOTE})"
+    r"(?!\*\*\*)[^\s\"'&,;}\])\\]+"
 )
 _SQL = re.compile(r"(?is)\bselect\b.{1,2000}?\bfrom\b.*")
-_STATEMENT = re.compile(r"(?s)\[(?:SQL|parameters): .*?\](?=[ ]*(?:\n|\Z))")
+_STATEMENT = re.compile(r"\[(?:SQL|parameters): [^\n]*(?:\n(?![\[(])[^\n]*)*")
 """As SQLAlchemy repeats it in an exception, with the values."""
 _secrets: re.Pattern[str] | None = None
 _known: frozenset[str] = frozenset()

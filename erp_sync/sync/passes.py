@@ -55,7 +55,7 @@ def stock_pass_ended(result: StockResult, ledger: Ledger) -> None:
 def watch_goes_on(ledger: Ledger) -> None:
     """A sign of life of whoever looks for orders, to be given once a minute: an alarm goes off on silence."""
     if metrics_are_wanted():
-        said = {"event": "watch.alive", "flow": "watch", "metrics": _measured(lambda: _queue(ledger))}
+        said = {"event": "watch.alive", "metrics": _measured(lambda: _queue(ledger))}
         logger.info("looking for orders", extra=said)
 
 
@@ -88,8 +88,8 @@ def _queue(ledger: Ledger) -> Metrics:
     counts = ledger.counts()
     return {
         "oldest_unsent_minutes": _minutes_since(ledger.oldest_unsent(), ledger.now()),
-        "in_doubt": counts.get(LedgerState.IN_DOUBT, 0) + counts.get(LedgerState.SENDING, 0),
-        "refused": counts.get(LedgerState.REFUSED, 0) + counts.get(LedgerState.INVALID, 0),
+        "orders_in_doubt": counts.get(LedgerState.IN_DOUBT, 0) + counts.get(LedgerState.SENDING, 0),
+        "orders_refused": counts.get(LedgerState.REFUSED, 0) + counts.get(LedgerState.INVALID, 0),
     }
 
 

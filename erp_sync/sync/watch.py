@@ -12,6 +12,7 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from erp_sync.errors import Unavailable
+from erp_sync.logs import log_context
 from erp_sync.sync.finding import Finder
 from erp_sync.sync.passes import watch_goes_on
 
@@ -57,7 +58,7 @@ class OrdersWatch:
 
         Raises ShopUnavailable, LedgerUnavailable and, for the breaker's probe, Misconfigured.
         """
-        with self._lock:
+        with self._lock, log_context(flow="watch"):
             watched = self._wait(time.monotonic() + seconds)
             if time.monotonic() - self._said_at >= TELL_SECONDS:
                 self._said_at = time.monotonic()
