@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
+from erp_sync.cloudwatch import CloudWatchLines
 from erp_sync.scrub import redact
 
 Format = Literal["json", "text"]
@@ -96,7 +97,8 @@ def configure_logs(
     root = logging.getLogger()
     for handler in filter(None, (_state.lines, _state.cloudwatch)):
         root.removeHandler(handler)
-        handler.close()
+    if _state.cloudwatch is not None:
+        _state.cloudwatch.finish()
     _state.lines = Lines(stream, formatter)
     root.addHandler(_state.lines)
     if root.level == logging.NOTSET or root.level > others:
@@ -105,8 +107,6 @@ def configure_logs(
         logging.getLogger(name).setLevel(level)
     _state.cloudwatch = None
     if cloudwatch_group:
-        from erp_sync.cloudwatch import CloudWatchLines
-
         _state.cloudwatch = CloudWatchLines(cloudwatch_group, JsonLines())
         root.addHandler(_state.cloudwatch)
     if form == "json":
@@ -124,7 +124,7 @@ class _State:
     level: int = logging.INFO
     environment: str = ""
     lines: Lines | None = None
-    cloudwatch: logging.Handler | None = None
+    cloudwatch: CloudWatchLines | None = None
 
 
 _state = _State()
