@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import sys
 import traceback
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from erp_sync.cloudwatch import CloudWatchLines
-from erp_sync.scrub import redact
+from erp_sync.scrub import redact, without_secrets
 
 Format = Literal["json", "text"]
 
@@ -170,7 +171,7 @@ def _time(record: logging.LogRecord) -> str:
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     said: dict[str, Any] = {**_context.get(), **_of_dagster(record)}
     said |= {name: value for name, value in record.__dict__.items() if name in FIELDS}
-    ids = {name: _id(said[name]) for name in IDS if said.get(name)}
+    ids = {name: _id(str(said[name])) for name in IDS if said.get(name)}
     keep = tuple(ids.values())
     fields: dict[str, Any] = {
         "ts": _time(record),
@@ -182,7 +183,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields |= ids
     for name, value in said.items():
         if name in FIELDS and name not in ids and value is not None and value != "":
-            fields[name] = value if isinstance(value, bool | int | float) else redact(str(value)[:LONGEST_TEXT], keep)
+            fields[name] = _plain(value, keep)
     if record.exc_info and record.exc_info[1] is not None:
         error = record.exc_info[1]
         fields.setdefault("error_class", type(error).__name__)
@@ -209,10 +210,20 @@ def _message(record: logging.LogRecord) -> str:
         return str(record.msg)
 
 
-def _id(value: object) -> str:
+_ID = re.compile(r"[\w ./:#\[\]-]{1,64}")
+_CODE = re.compile(r"[A-Za-z][A-Za-z_.]{0,39}")
+"""Of ours, such as order.sent: no word of a sentence."""
+
+
+def _id(text: str) -> str:
+    return without_secrets(text) if _ID.fullmatch(text) else redact(text)
+
+
+def _plain(value: object, keep: tuple[str, ...]) -> bool | int | float | str:
+    if isinstance(value, bool | int | float):
+        return value
     text = str(value)
-    plain = len(text) <= 64 and all(char.isalnum() or char in "._/:#[]- " for char in text)
-    return text if plain and redact(text, (text,)) == text else redact(text)
+    return without_secrets(text) if _CODE.fullmatch(text) else redact(text[:LONGEST_TEXT], keep)
 
 
 def _of_dagster(record: logging.LogRecord) -> dict[str, Any]:
