@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from erp_sync.ledger.entry import Entry
     from erp_sync.ledger.ledger import Ledger
     from erp_sync.ledger.status_entry import StatusEntry
+    from erp_sync.settings import Settings
     from erp_sync.sync.connections import Connections
     from erp_sync.sync.results import OrdersResult, StatusesResult, StockResult
 
@@ -52,17 +53,19 @@ def main() -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("-v", "--verbose", is_flag=True, help="Log each call to the ERP to stderr.")
-def cli(verbose: bool) -> None:
+@click.option("--json-logs", is_flag=True, help="Log one JSON object a line, and at INFO.")
+def cli(verbose: bool, json_logs: bool) -> None:
     """Sends a shop's finalized orders to TOTVS Protheus, exactly once.
 
     Addresses and secrets come from the environment (ERP_SYNC_SHOP_URL, ERP_SYNC_LEDGER_URL, ERP_SYNC_ERP_URL,
     ERP_SYNC_ERP_USER, ERP_SYNC_ERP_PASSWORD, ERP_SYNC_ERP_TENANT), everything else from the TOML file that
     ERP_SYNC_CONFIG names. `erp-sync demo` needs none of them.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("erp_sync").setLevel(logging.DEBUG if verbose else logging.WARNING)
+    from erp_sync.logs import configure_logs
+
+    quiet = logging.INFO if json_logs else logging.WARNING
+    level = logging.DEBUG if verbose else quiet
+    configure_logs("json" if json_logs else "text", stream=sys.stderr, level=level)
 
 
 @cli.command()
@@ -355,11 +358,28 @@ def profile_check(file: str, sample: int, as_json: bool) -> None:
     raise click.exceptions.Exit(1 if any(finding.level == "error" for finding in findings) else 0)
 
 
-def _connections() -> Connections:
+def _settings() -> Settings:
+    """And logs as they say, unless a person reads them."""
+    from erp_sync.logs import configure_logs
     from erp_sync.settings import load_settings
+
+    settings = load_settings()
+    logs, given = settings.logs, click.get_current_context().find_root().params
+    if given["json_logs"] or logs.format == "json":
+        configure_logs(
+            "json",
+            stream=sys.stderr,
+            level=logging.DEBUG if given["verbose"] else logs.threshold,
+            environment=logs.environment,
+            cloudwatch_group=logs.cloudwatch_group,
+        )
+    return settings
+
+
+def _connections() -> Connections:
     from erp_sync.sync.connections import open_connections
 
-    connections = open_connections(load_settings())
+    connections = open_connections(_settings())
     click.get_current_context().call_on_close(connections.close)
     return connections
 
@@ -367,9 +387,8 @@ def _connections() -> Connections:
 def _ledger() -> Ledger:
     from erp_sync.ledger.ledger import open_ledger
     from erp_sync.ledger.migrate import migrate as upgrade
-    from erp_sync.settings import load_settings
 
-    url = load_settings().require_ledger_url()
+    url = _settings().require_ledger_url()
     upgrade(url)
     ledger = open_ledger(url)
     click.get_current_context().call_on_close(ledger.close)

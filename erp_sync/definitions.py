@@ -23,6 +23,7 @@ from erp_sync.defs.schedules import (
     yesterday,
 )
 from erp_sync.defs.sensors import finalized_orders
+from erp_sync.logs import configure_logs
 from erp_sync.settings import Settings, load_settings
 
 
@@ -60,4 +61,17 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
     )
 
 
-defs = build_definitions()
+def _of_this_process() -> dg.Definitions:
+    settings = load_settings()
+    logs = settings.logs
+    configure_logs(
+        logs.format or "json",
+        level=logs.threshold,
+        environment=logs.environment,
+        cloudwatch_group=logs.cloudwatch_group,
+    )
+    warnings.filterwarnings("ignore", message="Handling yaml-defined logging configuration")
+    return build_definitions(settings)
+
+
+defs = _of_this_process()

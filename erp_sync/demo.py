@@ -61,6 +61,9 @@ every_minutes = 1
 delivered_from = "f2_dtentr"
 [stock]
 every_minutes = 1
+[logs]
+format = "text"
+environment = "demo"
 """
 FAULTS = (
     Fault(kind="commit_then_drop", endpoint="create_order", probability=0.04),

@@ -6,6 +6,7 @@ Reading settings touches no network. A wrong value is one `Misconfigured` line t
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 import tomllib
@@ -13,7 +14,7 @@ from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +30,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from erp_sync.errors import Misconfigured
+from erp_sync.scrub import never_show
 
 FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9]_[A-Z0-9_]{1,10}$")]
 """A Protheus dictionary field: `C5_XPEDWEB`."""
@@ -207,6 +209,24 @@ class AlertsSection(_Section):
         return url.rstrip("/")
 
 
+class LogsSection(_Section):
+    """`[logs]`: what the processes say of their work (erp_sync/logs.py)."""
+
+    format: Literal["json", "text"] | None = None
+    """None: json under Dagster, text on the command line."""
+    level: Literal["debug", "info", "warning"] = "info"
+    """Of json lines. debug: each call to the ERP, and each step of an order."""
+    environment: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,40}$")] = "production"
+    """The dimension `env` of all metrics."""
+    cloudwatch_group: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/#-]{0,512}$")] = ""
+    """Lines also go to this CloudWatch group, which must exist. Needs the `aws` extra."""
+
+    @property
+    def threshold(self) -> int:
+        """The level as `logging` counts it."""
+        return logging.getLevelNamesMapping()[self.level.upper()]
+
+
 class Settings(BaseSettings):
     """What is set. `require_*` say in one line what is missing, for the flow that needs it."""
 
@@ -231,6 +251,7 @@ class Settings(BaseSettings):
     statuses: StatusesSection = StatusesSection()
     stock: StockSection = StockSection()
     alerts: AlertsSection = AlertsSection()
+    logs: LogsSection = LogsSection()
 
     @classmethod
     def settings_customise_sources(
@@ -292,6 +313,17 @@ class Settings(BaseSettings):
         """The branch of the tenant: what every answer of the ERP must belong to."""
         return self.require_erp()[3].partition(",")[2].rstrip()
 
+    def secrets(self) -> list[str]:
+        """Every value that no log may show; of an address its password alone."""
+        given = [getattr(self, name) for name in type(self).model_fields]
+        found = []
+        for value in (each.get_secret_value() for each in given if isinstance(each, SecretStr)):
+            if "://" not in value:
+                found += [value, *(part.strip() for part in value.split(","))]
+            elif (match := re.match(r"[^:]+://[^:/@]*:(.*)@", value)) is not None:
+                found += [match[1], unquote(match[1])]
+        return found
+
     def require_shop_url(self) -> str:
         return _secret("ERP_SYNC_SHOP_URL", self.shop_url, "the SQLAlchemy URL of the shop's database")
 
@@ -341,12 +373,14 @@ def load_settings(**overrides: Any) -> Settings:
     values = _read_toml(Path(path)) if path else {}
     values = {name: value for name, value in values.items() if name not in in_environment}
     try:
-        return Settings(**{**values, **overrides})
+        settings = Settings(**{**values, **overrides})
     except ValidationError as error:
         raise Misconfigured(_one_line(error)) from None
+    never_show(settings.secrets())
+    return settings
 
 
-_SECTIONS = {"erp", "orders", "statuses", "stock", "alerts"}
+_SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs"}
 _SECRETS = {
     "ERP_SYNC_SHOP_URL",
     "ERP_SYNC_LEDGER_URL",

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from erp_sync.logs import configure_logs
 from erp_sync_tests.mariadb import MariaDB
 
 FreshDatabase = Callable[[], str]
 """The SQLAlchemy URL of another empty database at each call."""
+
+
+@pytest.fixture(autouse=True)
+def readable_logs() -> None:
+    """As on the command line, whatever was imported or tested before: the code location logs JSON as it is loaded."""
+    configure_logs("text", level=logging.WARNING)
 
 
 @pytest.fixture(scope="session")

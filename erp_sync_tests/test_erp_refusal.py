@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from erp_sync.erp.answers import Answer, read_answer
 from erp_sync.erp.json_text import to_json
 from erp_sync.erp.refusal import Refusal, read_refusal
-from erp_sync.erp.scrub import scrub, scrub_value
+from erp_sync.scrub import scrub, scrub_value
 
 LOG = (
     "HELP: REGNOIS\r\nNão há registro para o código informado\r\n\r\nTabela SC5 23/11/2026 10:15:42\r\n"

@@ -19,8 +19,8 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from erp_sync.defs.names import FLOWS
 from erp_sync.defs.runs import is_of, partition_keys
-from erp_sync.erp.scrub import scrub
 from erp_sync.models import Severity, Sighting
+from erp_sync.scrub import scrub
 
 LOOK_BACK = timedelta(days=1)
 """How far the first tick looks for runs."""

@@ -25,10 +25,10 @@ from erp_sync.erp.answers import Answer, read_answer
 from erp_sync.erp.gate import Gate
 from erp_sync.erp.json_text import to_json
 from erp_sync.erp.refusal import Refusal, is_program_error, read_refusal
-from erp_sync.erp.scrub import PERSONAL_FIELDS
 from erp_sync.erp.token import Basic, Credential, Token, TokenStyle
 from erp_sync.erp.transport import AnswerTooLarge, ConnectionLost, Exchange, TooLate, Transport, reason
 from erp_sync.errors import ErpSyncError, ErpUnavailable, InDoubt, Misconfigured, Refused
+from erp_sync.scrub import PERSONAL_FIELDS
 from erp_sync.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -244,6 +244,8 @@ class ErpClient:
         *,
         write: bool,
     ) -> Answer:
+        path = target.partition("?")[0]
+        said: dict[str, Any]
         with ExitStack() as permits:
             permit = self._gate.call(self._flow, write=write)
             if write and self._writes_are_quick:
@@ -256,15 +258,22 @@ class ErpClient:
                 if exchange.untrusted:
                     raise Misconfigured(self._untrusted(exchange.untrusted)) from None
                 self._gate.failed()
-                raise _Broken(reason(error)) from None
+                why = reason(error)
+                said = {"event": "erp.call", "method": method, "path": path, "outcome": "no answer", "cause": why}
+                logger.info("%s %s: no answer: %s", method, path, why, extra=said)
+                raise _Broken(why) from None
             except (TooLate, ConnectionLost) as error:
                 raise _Broken(reason(error)) from None
             milliseconds = (time.monotonic() - exchange.left_at) * 1000
             if write:
                 self._writes_are_quick = milliseconds <= _QUICK_MILLISECONDS
             answer = read_answer(status, answered, content, milliseconds)
-            logger.debug("%s %s: HTTP %d in %.0f ms", method, target.partition("?")[0], status, milliseconds)
-            if _is_down(answer):
+            is_down = _is_down(answer)
+            said = {"event": "erp.call", "method": method, "path": path, "outcome": "down" if is_down else "answered"}
+            said |= {"http_status": status, "duration_ms": round(milliseconds)}
+            level = logging.INFO if is_down else logging.DEBUG
+            logger.log(level, "%s %s: HTTP %d in %.0f ms", method, path, status, milliseconds, extra=said)
+            if is_down:
                 self._gate.failed()
             else:
                 self._gate.succeeded()

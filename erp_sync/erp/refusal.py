@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erp_sync.erp.answers import Answer
-from erp_sync.erp.scrub import scrub, scrub_value
+from erp_sync.scrub import scrub, scrub_value
 
 MAX_TEXT = 500
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from urllib.parse import quote
 from erp_sync.erp.answers import Answer
 from erp_sync.erp.refusal import read_refusal
 from erp_sync.errors import ErpUnavailable, Misconfigured
+
+logger = logging.getLogger(__name__)
 
 TokenStyle = Literal["headers", "query", "form", "basic"]
 
@@ -136,6 +139,8 @@ class Token:
         self._fresh_until = self._monotonic() + lifetime - min(_AHEAD, lifetime / 2)
         self._header = f"Bearer {access}"
         self._refused = None
+        said = {"event": "erp.login", "outcome": "ok", "duration_ms": round(answer.milliseconds)}
+        logger.info("logged in to the ERP, for %.0f s", lifetime, extra=said)
         return True
 
     def _fail(self, answer: Answer) -> None:
@@ -157,6 +162,8 @@ class Token:
                 "give the REST root of Protheus, such as https://erp.example.com:8443/rest"
             )
         self._refused = (self._monotonic() + _REFUSED_FOR, message)
+        said = {"event": "erp.login", "outcome": "refused", "http_status": answer.status}
+        logger.warning("no login to the ERP: HTTP %d", answer.status, extra=said)
         raise Misconfigured(message)
 
 

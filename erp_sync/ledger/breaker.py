@@ -87,7 +87,7 @@ class Breaker:
         self._thread.probe = self._probe = ""
         self._last = _Seen(0, None, None, time.monotonic())
         if seen.open_until is not None:
-            logger.info("the ERP answers again")
+            logger.info("the ERP answers again", extra={"event": "breaker.closed"})
 
     def failed(self) -> None:
         now = self._now()
@@ -110,7 +110,9 @@ class Breaker:
         self._last = None
         if opened is not None:
             self._thread.probe = self._probe = ""
-            logger.warning("the ERP does not answer: it is left alone until %s UTC", f"{opened:%H:%M:%S}")
+            until = f"{opened:%H:%M:%S}"
+            said = {"event": "breaker.opened", "until": opened.isoformat()}
+            logger.warning("the ERP does not answer: it is left alone until %s UTC", until, extra=said)
 
     def renew_probe(self) -> None:
         """To be called every few seconds while calls are under way."""

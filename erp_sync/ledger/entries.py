@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from erp_sync.errors import Misconfigured
 from erp_sync.ledger.entry import Change, Entry, Event
 from erp_sync.ledger.part import LedgerPart
+from erp_sync.ledger.story import tell_story
 from erp_sync.ledger.tables import ID_LENGTH, customer_holds, customers, entries, events, statuses
 from erp_sync.ledger.writing import Writing, Written
 from erp_sync.models import Cancellation, LedgerState, Problem
@@ -74,7 +75,9 @@ class Entries(LedgerPart):
         results: list[bool] = []
         for chunk in _chunks([_fitting(entry, event) for entry, event in found]):
             writing = Writing(events, secrets.token_hex(8), self.now())
-            results += self._database.write(partial(self._add, chunk, writing), writing.landed).results
+            written = self._database.write(partial(self._add, chunk, writing), writing.landed)
+            tell_story(written.made)
+            results += written.results
         return results
 
     def change(self, changes: Sequence[Change]) -> list[bool]:
@@ -94,6 +97,7 @@ class Entries(LedgerPart):
             except _CustomerBusy as held:
                 busy.add(held.index)
             else:
+                tell_story(written.made)
                 return written.results
 
     def entries(self, order_ids: Sequence[str]) -> dict[str, Entry]:
@@ -234,7 +238,7 @@ class Entries(LedgerPart):
         except IntegrityError:
             # Somebody else added one of them since we looked.
             return self._add_singly(found, writing, connection)
-        return writing.tell(connection, results, _told(new))
+        return replace(writing.tell(connection, results, _told(new)), made=new)
 
     def _add_singly(self, found: Sequence[tuple[Entry, Event]], writing: Writing, connection: Connection) -> Written:
         results: list[bool] = []
@@ -252,7 +256,7 @@ class Entries(LedgerPart):
             results.append(added)
             if added:
                 new.append((entry, event))
-        return writing.tell(connection, results, _told(new))
+        return replace(writing.tell(connection, results, _told(new)), made=new)
 
     def _change(self, changes: Sequence[Change], writing: Writing, busy: set[int], connection: Connection) -> Written:
         results = [False] * len(changes)
@@ -271,7 +275,7 @@ class Entries(LedgerPart):
         if sent:
             # In the same transaction: no order is ever in the ERP without being asked for.
             connection.execute(_TRACK, [_untold(new.order_id, writing.now) for new in sent])
-        return writing.tell(connection, results, _told(made))
+        return replace(writing.tell(connection, results, _told(made)), made=made)
 
     def _store(self, connection: Connection, change: Change) -> bool:
         if self._too_late(connection, change.old.send_by, change.new.send_by) or len(change.new.number) > ID_LENGTH:

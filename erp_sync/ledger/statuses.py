@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, func, or_, sele
 from erp_sync.ledger.entries import SEND_BY_AHEAD
 from erp_sync.ledger.part import LedgerPart
 from erp_sync.ledger.status_entry import StatusChange, StatusEntry, StatusEvent
+from erp_sync.ledger.story import tell_status_story
 from erp_sync.ledger.tables import entries, status_events, statuses
 from erp_sync.ledger.writing import Writing, Written
 from erp_sync.models import LedgerState, OrderStatus
@@ -103,7 +104,9 @@ class Statuses(LedgerPart):
             # Without an event nothing tells a lost COMMIT: done once more, what landed is refused, and waits its time.
             return written.event is not None and writing.landed(connection, written)
 
-        return self._database.write(partial(_change, changes, writing), landed).results
+        written = self._database.write(partial(_change, changes, writing), landed)
+        tell_status_story(written.made)
+        return written.results
 
     def statuses_unchanged(self, order_ids: Sequence[str], next_at: datetime | None, *, deep: bool) -> None:
         """The ERP was asked, and nothing is new. Only hints are written, so nobody is in the way of anybody."""
@@ -178,6 +181,7 @@ class Statuses(LedgerPart):
 def _change(changes: Sequence[StatusChange], writing: Writing, connection: Connection) -> Written:
     results = [False] * len(changes)
     told: list[dict[str, Any]] = []
+    made: list[tuple[StatusEntry, StatusEvent]] = []
     # Always in the same order, so that two transactions over the same rows queue up instead of deadlocking.
     for index in sorted(range(len(changes)), key=lambda index: changes[index].old.order_id):
         old, new, event = changes[index].old, changes[index].new, changes[index].event
@@ -186,6 +190,7 @@ def _change(changes: Sequence[StatusChange], writing: Writing, connection: Conne
         values["new_version"] = old.version + 1
         results[index] = connection.execute(_CHANGE, values).rowcount == 1
         if results[index] and event is not None:
+            made.append((new, event))
             told.append(
                 {
                     "order_id": old.order_id,
@@ -196,7 +201,7 @@ def _change(changes: Sequence[StatusChange], writing: Writing, connection: Conne
                     "text": event.text,
                 }
             )
-    return writing.tell(connection, results, told)
+    return replace(writing.tell(connection, results, told), made=made)
 
 
 def _entry(row: Row[Any]) -> StatusEntry:

@@ -16,6 +16,8 @@ class Written:
 
     results: list[bool]
     event: tuple[str, int] | None
+    made: Sequence[tuple[Any, Any]] = ()
+    """The entries and events that were written."""
 
 
 @dataclass(frozen=True, slots=True)

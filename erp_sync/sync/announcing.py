@@ -17,11 +17,11 @@ from typing import TypeVar
 
 from erp_sync import alerts
 from erp_sync.alerts import List, Message
-from erp_sync.erp.scrub import scrub
 from erp_sync.ledger.incidents import SHOWN, Telling, Told
 from erp_sync.ledger.ledger import Ledger
 from erp_sync.ledger.outlet import FARTHEST, Outlet
 from erp_sync.models import Incident
+from erp_sync.scrub import scrub
 from erp_sync.settings import Settings
 from erp_sync.slack import Slack, SlackError
 

@@ -12,11 +12,13 @@ from typing import Protocol
 from erp_sync.errors import Misconfigured, ShopUnavailable, Unavailable
 from erp_sync.ledger.entry import Change, Event
 from erp_sync.ledger.ledger import Ledger
+from erp_sync.logs import log_context
 from erp_sync.models import LedgerState, Order
 from erp_sync.settings import Settings
 from erp_sync.shop.database import Shop
 from erp_sync.sync.customers import CustomerErp, Customers
 from erp_sync.sync.finding import Finder, due_again
+from erp_sync.sync.passes import orders_pass_ended
 from erp_sync.sync.pipeline import BATCH, EVERYTHING, Pass, Pipeline, Tools, Window
 from erp_sync.sync.results import OrdersResult
 from erp_sync.sync.sending import OrderErp, Sender
@@ -83,6 +85,21 @@ class OrdersFlow:
         `budget` seconds, and a sweep that takes half of them goes on in the next pass. `leave` is asked every two
         seconds while lingering. Never raises an ErpSyncError: a failure of the system is in the result.
         """
+        with log_context(flow="orders"):
+            result = self._run(window, sweep=sweep, budget=budget, linger=linger, leave=leave, progress=progress)
+            orders_pass_ended(result, self._ledger)
+        return result
+
+    def _run(
+        self,
+        window: Window,
+        *,
+        sweep: bool | None,
+        budget: float,
+        linger: float,
+        leave: Callable[[], bool],
+        progress: Callable[[OrdersResult], None],
+    ) -> OrdersResult:
         result = OrdersResult()
         started = self._monotonic()
         running = Pass(window, result, started + budget, progress)

@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 from erp_sync.errors import BreakerOpen, ErpSyncError, ErpUnavailable, InvalidOrder, Misconfigured, Unavailable
 from erp_sync.ledger.entry import Change, Entry, Event
 from erp_sync.ledger.ledger import Ledger
+from erp_sync.logs import carry_log_context
 from erp_sync.mapping import customer_key, map_order, payload_hash
 from erp_sync.models import ErpOrder, LedgerState, Order, Problem, ShopState, UnreadableOrder
 from erp_sync.settings import Settings
@@ -93,8 +94,9 @@ class Pipeline:
         self._customers = tools.customers
         self._writes = tools.settings.erp.max_parallel_writes
         # More threads than the ERP takes calls: while one waits for the ledger's disk, another one uses its slot.
-        self._writers = ThreadPoolExecutor(self._writes + max(2, self._writes // 2), "erp-write")
-        self._readers = ThreadPoolExecutor(3, "erp-read")
+        carry = carry_log_context()
+        self._writers = ThreadPoolExecutor(self._writes + max(2, self._writes // 2), "erp-write", carry)
+        self._readers = ThreadPoolExecutor(3, "erp-read", carry)
         self._then: dict[Future[Any], Callable[[Any], None]] = {}
         self._outstanding = 0
         self._unread: list[tuple[Entry, Expected]] = []

@@ -37,6 +37,8 @@ class OrdersResult:
     """`sending` included."""
     erp_milliseconds: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
     """Of the latest creates: a pass over a year's orders must not grow with them."""
+    minutes_to_erp: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
+    """Of the latest orders that were sent or adopted, from their first sight on."""
     days: dict[date, DayResult] = field(default_factory=lambda: defaultdict(DayResult))
     failure: ErpSyncError | None = None
     """Why the system failed. None: it did its work, whatever became of single orders."""
@@ -53,6 +55,8 @@ class OrdersResult:
                     LedgerState.INVALID: "invalid",
                     LedgerState.CANCELLED: "cancelled",
                 }.get(state)
+            if name in ("sent", "adopted") and change.new.sent_at is not None:
+                self.minutes_to_erp.append((change.new.sent_at - change.new.found_at).total_seconds() / 60)
             if name is not None:
                 setattr(self, name, getattr(self, name) + 1)
                 if change.new.day is not None:

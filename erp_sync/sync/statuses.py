@@ -11,10 +11,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from erp_sync.errors import ErpSyncError, Misconfigured, Unavailable
+from erp_sync.logs import carry_log_context, log_context
 from erp_sync.models import Cancellation, ShopState
 from erp_sync.order_status import ENDED
 from erp_sync.sync.asking import Asker, StatusErp
 from erp_sync.sync.cancelling import Canceller
+from erp_sync.sync.passes import statuses_pass_ended
 from erp_sync.sync.recent import recent_pages
 from erp_sync.sync.results import StatusesResult
 from erp_sync.sync.telling import Teller, Telling
@@ -123,6 +125,12 @@ class StatusesFlow:
     ) -> StatusesResult:
         """The ERP's side: statuses into the ledger, and cancellations into the ERP; first what the shop cancelled a
         moment ago."""
+        with log_context(flow="statuses"):
+            result = self._ask(window, budget, progress)
+            statuses_pass_ended("ask", result, self._ledger)
+        return result
+
+    def _ask(self, window: StatusWindow, budget: float, progress: Progress) -> StatusesResult:
         result = StatusesResult()
         running = _Pass(result, self._monotonic() + budget, progress)
         try:
@@ -138,10 +146,15 @@ class StatusesFlow:
 
     def tell(self, *, budget: float = BUDGET_SECONDS) -> StatusesResult:
         """The shop's side: what the ledger knows and the shop does not."""
+        if self._teller is None:
+            return StatusesResult()
+        with log_context(flow="statuses"):
+            result = self._tell(self._teller, budget)
+            statuses_pass_ended("tell", result, self._ledger)
+        return result
+
+    def _tell(self, teller: Teller, budget: float) -> StatusesResult:
         result = StatusesResult()
-        teller = self._teller
-        if teller is None:
-            return result
         running = _Pass(result, self._monotonic() + budget)
         try:
             self._each(running, self._due("write_at"), teller.tell, threads=1)
@@ -213,7 +226,7 @@ class StatusesFlow:
         """`work` on every batch, a few at once. After the first failure nothing new is begun, and it is raised."""
         at_work: set[Future[StatusesResult]] = set()
         failure: ErpSyncError | None = None
-        with ThreadPoolExecutor(threads, "statuses") as pool:
+        with ThreadPoolExecutor(threads, "statuses", carry_log_context()) as pool:
             more, at_once = True, 1
             while more or at_work:
                 while more and len(at_work) < at_once:

@@ -22,10 +22,12 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from erp_sync.errors import Misconfigured, Unavailable
 from erp_sync.ledger.clock import DRIFT
+from erp_sync.logs import carry_log_context, log_context
 from erp_sync.shop.stock import ShopStock, StockOutcome, StockTarget
 from erp_sync.stock_formula import published
 from erp_sync.sync.health import remember_stock
 from erp_sync.sync.in_flight import CLOCKS_APART, InFlight
+from erp_sync.sync.passes import STOCK_MARK, stock_pass_ended
 from erp_sync.sync.results import StockChange, StockResult
 
 if TYPE_CHECKING:
@@ -44,7 +46,6 @@ WRITE_SECONDS = 30.0
 FEW_CHANGES = 20
 """So many stocks may change whatever share they are."""
 LARGEST = 50
-_MARK = "stock.read_at"
 
 
 class StockErp(Protocol):
@@ -124,6 +125,14 @@ class StockFlow:
         progress: Callable[[StockResult], None] = lambda _: None,
     ) -> StockResult:
         """`dry_run`: compare, write nothing. `accept`: a person wants a change of however many stocks."""
+        with log_context(flow="stock"):
+            result = self._run(dry_run=dry_run, accept=accept, budget=budget, progress=progress)
+            stock_pass_ended(result, self._ledger)
+        return result
+
+    def _run(
+        self, *, dry_run: bool, accept: bool, budget: float, progress: Callable[[StockResult], None]
+    ) -> StockResult:
         result = StockResult()
         until = self._monotonic() + budget
         try:
@@ -213,7 +222,7 @@ class StockFlow:
         lines = iter(spool)
         at_work: set[Future[StockResult]] = set()
         writers = WRITERS if self._shop_stock.together == 1 else 1  # one lock each, or many at once
-        with ThreadPoolExecutor(writers, "stock-write") as pool:
+        with ThreadPoolExecutor(writers, "stock-write", carry_log_context()) as pool:
             while self._monotonic() < until and (
                 chunk := [_Difference.of(line) for line in islice(lines, self._shop_stock.together)]
             ):
@@ -273,11 +282,11 @@ class StockFlow:
 
     def _announce(self, read_at: datetime) -> None:
         """From here on no older read raises a figure."""
-        self._ledger.raise_mark(_MARK, _text(read_at), at_most=_text(self._ledger.now() + CLOCKS_APART))
+        self._ledger.raise_mark(STOCK_MARK, _text(read_at), at_most=_text(self._ledger.now() + CLOCKS_APART))
 
     def _is_stale(self, current: _Pass) -> bool:
         passed = timedelta(seconds=self._monotonic() - current.began)
-        mark = self._ledger.mark(_MARK)
+        mark = self._ledger.mark(STOCK_MARK)
         now = self._ledger.now()
         # One that lies ahead is of a clock that has jumped back since.
         newer = mark is not None and _text(current.read_at) < mark[1] <= _text(now + CLOCKS_APART)

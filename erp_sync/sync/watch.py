@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -11,7 +12,9 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from erp_sync.errors import Unavailable
+from erp_sync.logs import log_context
 from erp_sync.sync.finding import Finder
+from erp_sync.sync.passes import watch_goes_on
 
 if TYPE_CHECKING:
     from erp_sync.sync.connections import Connections
@@ -48,15 +51,18 @@ class OrdersWatch:
         self._lock = threading.Lock()
         self._swept = False
         self._untold: Counter[date] = Counter()
-        self._told_at = -TELL_SECONDS
+        self._told_at = self._said_at = -math.inf
 
     def wait(self, seconds: float) -> Watched:
         """Look until there is something to do that no run is at, for `seconds` at most.
 
         Raises ShopUnavailable, LedgerUnavailable and, for the breaker's probe, Misconfigured.
         """
-        with self._lock:
+        with self._lock, log_context(flow="watch"):
             watched = self._wait(time.monotonic() + seconds)
+            if time.monotonic() - self._said_at >= TELL_SECONDS:
+                self._said_at = time.monotonic()
+                watch_goes_on(self._ledger)
             if self._untold and time.monotonic() - self._told_at >= TELL_SECONDS:
                 watched.found = dict(self._untold)
                 self._untold.clear()

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from erp_sync.defs.assets.metadata import columns, minutes_since, red
+from erp_sync.defs.assets.metadata import at_work, columns, minutes_since
 from erp_sync.defs.names import ERP_ORDERS, LINGER_TAG, OWNERS, SHOP_ORDERS, SWEEP_TAG
 from erp_sync.defs.resources import ErpSync
 from erp_sync.defs.runs import another_waits
-from erp_sync.errors import ErpSyncError
 from erp_sync.mapping import COLUMN_LINEAGE
 from erp_sync.models import LedgerState
 from erp_sync.sync.watch import HEARTBEAT_SECONDS
@@ -60,17 +59,13 @@ def erp_orders(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
     )
     def orders(context: dg.AssetExecutionContext, erp_sync: dg.ResourceParam[ErpSync]) -> None:
         days = [date.fromisoformat(key) for key in context.partition_keys]
-        try:
+        with at_work(context):
             connections = erp_sync.connections()
             result = _send(context, connections, days)
-            if result.failure is None:
-                for day in days:
-                    _report(context, connections, result, day)
-                return
-            failure = result.failure
-        except ErpSyncError as error:
-            failure = error
-        raise red(failure)
+            if result.failure is not None:
+                raise result.failure
+            for day in days:
+                _report(context, connections, result, day)
 
     return orders
 

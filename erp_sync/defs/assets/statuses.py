@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from erp_sync.defs.assets.metadata import columns, minutes_since, red
+from erp_sync.defs.assets.metadata import at_work, columns, minutes_since
 from erp_sync.defs.names import ERP_ORDER_STATUS, ERP_ORDERS, OWNERS, SHOP_ORDER_STATUS
 from erp_sync.defs.resources import ErpSync
-from erp_sync.errors import ErpSyncError
 from erp_sync.models import OrderStatus
 from erp_sync.order_status import STATUS_LINEAGE
 from erp_sync.sync.watch import HEARTBEAT_SECONDS
@@ -98,12 +97,10 @@ def _statuses(
     context: dg.AssetExecutionContext, erp_sync: ErpSync, half: "Callable[[StatusesFlow], StatusesResult]"
 ) -> "tuple[Connections, StatusesResult]":
     """One half of the statuses flow. Raises Failure where the system failed."""
-    try:
+    with at_work(context):
         connections = erp_sync.connections()
         with connections.ledger.heartbeat(context.run.run_id, "statuses", [], every=HEARTBEAT_SECONDS):
             result = half(connections.statuses_flow())
-    except ErpSyncError as error:
-        raise red(error) from None
-    if result.failure is not None:
-        raise red(result.failure)
+        if result.failure is not None:
+            raise result.failure
     return connections, result

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from erp_sync.defs.assets.metadata import columns, red
+from erp_sync.defs.assets.metadata import at_work, columns, red
 from erp_sync.defs.names import ERP_STOCK_BALANCES, OWNERS, SHOP_STOCK_LEVELS
 from erp_sync.defs.resources import ErpSync
-from erp_sync.errors import ErpSyncError
 from erp_sync.stock_formula import fields
 from erp_sync.sync.results import StockChange
 from erp_sync.sync.watch import HEARTBEAT_SECONDS
@@ -55,12 +54,10 @@ def shop_stock_levels() -> dg.AssetsDefinition:
     def stock_levels(
         context: dg.AssetExecutionContext, erp_sync: dg.ResourceParam[ErpSync]
     ) -> dg.MaterializeResult[None]:
-        try:
+        with at_work(context):
             connections = erp_sync.connections()
             with connections.ledger.heartbeat(context.run.run_id, "stock", [], every=HEARTBEAT_SECONDS):
                 result = connections.stock_flow().run()
-        except ErpSyncError as error:
-            raise red(error) from None
         if result.read_at is not None:
             read_at = dg.MetadataValue.timestamp(result.read_at)
             seen = dg.AssetObservation(ERP_STOCK_BALANCES, metadata={"products": result.skus, "read_at": read_at})
