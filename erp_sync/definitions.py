@@ -6,13 +6,14 @@ import warnings
 
 import dagster as dg
 
+from erp_sync.defs.assets.health import every_order_agrees, health_reconciliation
 from erp_sync.defs.assets.orders import erp_orders, shop_orders
 from erp_sync.defs.assets.statuses import erp_order_status, shop_order_status
 from erp_sync.defs.assets.stock import erp_stock_balances, shop_stock_levels
-from erp_sync.defs.jobs import orders_job, statuses_job, stock_job
+from erp_sync.defs.jobs import orders_job, reconciliation_job, statuses_job, stock_job
 from erp_sync.defs.partitions import business_days
 from erp_sync.defs.resources import ErpSync
-from erp_sync.defs.schedules import order_statuses, stock_levels, yesterday
+from erp_sync.defs.schedules import last_days, order_statuses, stock_levels, yesterday
 from erp_sync.defs.sensors import finalized_orders
 from erp_sync.settings import Settings, load_settings
 
@@ -24,7 +25,7 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
     """
     settings = settings or load_settings()
     days = business_days(settings)
-    job, statuses, stock = orders_job(), statuses_job(), stock_job()
+    job, statuses, stock, reconciliation = orders_job(), statuses_job(), stock_job(), reconciliation_job()
     with warnings.catch_warnings():
         # Backfill policies and code references are in beta, and wanted: what is deprecated still warns.
         warnings.simplefilter("ignore", dg.BetaWarning)
@@ -32,15 +33,18 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
             [
                 *(shop_orders(days), erp_orders(days), erp_order_status(), shop_order_status()),
                 *(erp_stock_balances(), shop_stock_levels()),
+                health_reconciliation(days),
             ]
         )
     return dg.Definitions(
         assets=assets,
-        jobs=[job, statuses, stock],
+        asset_checks=[every_order_agrees()],
+        jobs=[job, statuses, stock, reconciliation],
         schedules=[
             yesterday(job, days),
             order_statuses(statuses, settings.statuses.every_minutes),
             stock_levels(stock, settings.stock.every_minutes),
+            last_days(reconciliation, days, settings.reconcile.days),
         ],
         sensors=[finalized_orders(job, days)],
         resources={"erp_sync": erp_sync or ErpSync()},

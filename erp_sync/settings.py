@@ -189,6 +189,13 @@ class StockSection(_Section):
         return self
 
 
+class ReconcileSection(_Section):
+    """`[reconcile]`: which days are compared by themselves, every night."""
+
+    days: Annotated[int, Field(ge=1, le=31)] = 3
+    """The last so many business days before today."""
+
+
 class Settings(BaseSettings):
     """What is set. `require_*` say in one line what is missing, for the flow that needs it."""
 
@@ -209,6 +216,7 @@ class Settings(BaseSettings):
     orders: OrdersSection = OrdersSection()
     statuses: StatusesSection = StatusesSection()
     stock: StockSection = StockSection()
+    reconcile: ReconcileSection = ReconcileSection()
 
     @classmethod
     def settings_customise_sources(
@@ -303,7 +311,7 @@ def load_settings(**overrides: Any) -> Settings:
         raise Misconfigured(_one_line(error)) from None
 
 
-_SECTIONS = {"erp", "orders", "statuses", "stock"}
+_SECTIONS = {"erp", "orders", "statuses", "stock", "reconcile"}
 _SECRETS = {"ERP_SYNC_SHOP_URL", "ERP_SYNC_LEDGER_URL", "ERP_SYNC_ERP_PASSWORD", "ERP_SYNC_ERP_URL"}
 
 
