@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,7 +29,7 @@ CONFIG = f"""\
 settle_seconds = 0.2
 connect_timeout = 2
 read_timeout = 2
-write_timeout = 1
+write_timeout = 15
 max_parallel_writes = 4
 [orders]
 start_day = {START_DAY}
@@ -63,10 +63,40 @@ class Books:
         return day
 
     def verdicts(self) -> dict[str, str]:
-        """Verdict by order number; an order that has two of them fails here."""
-        found = [(finding.number, str(finding.verdict)) for finding in self.today().findings]
-        assert len(dict(found)) == len(found), found
-        return dict(found)
+        """What is found of each order, several joined."""
+        found: dict[str, str] = {}
+        for finding in self.today().findings:
+            before = found.get(finding.number)
+            found[finding.number] = f"{before} {finding.verdict}" if before else str(finding.verdict)
+        return found
+
+    def story(self) -> int:
+        """How many events all orders have together."""
+        engine = sa.create_engine(self.on.environment["ERP_SYNC_LEDGER_URL"])
+        with engine.connect() as connection:
+            counts = [
+                connection.scalar(sa.text(f"SELECT COUNT(*) FROM {table}"))
+                for table in ("erp_sync_events", "erp_sync_status_events")
+            ]
+        engine.dispose()
+        return sum(counts)
+
+    def forget(self, order: PlacedOrder) -> None:
+        """The ledger loses the order, as after an older backup was restored."""
+        for table in ("erp_sync_orders", "erp_sync_events", "erp_sync_statuses", "erp_sync_status_events"):
+            self.ledger_sql(f"DELETE FROM {table} WHERE order_id = :id", id=str(order.order_id))
+
+    def lose_answer(self, order: PlacedOrder, state: str = "in_doubt") -> None:
+        """The ledger does not know that the order was sent; somebody looks again in an hour."""
+        for table in ("erp_sync_statuses", "erp_sync_status_events"):
+            self.ledger_sql(f"DELETE FROM {table} WHERE order_id = :id", id=str(order.order_id))
+        self.ledger_sql(
+            "UPDATE erp_sync_orders SET state = :state, erp_number = '', erp_branch = '', sent_at = NULL, "
+            "verified_at = NULL, next_at = :later WHERE order_id = :id",
+            state=state,
+            later=datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=1) if state == "in_doubt" else None,
+            id=str(order.order_id),
+        )
 
     def settle(self) -> None:
         """Passes of orders and statuses until nothing waits."""
@@ -75,7 +105,8 @@ class Books:
         while time.monotonic() < give_up:
             assert self.connections.orders_flow().run(sweep=False).failure is None
             if ledger.next_wake() is None and not ledger.actionable(1):
-                assert self.connections.statuses_flow().run().failure is None
+                looked = self.connections.statuses_flow().run()
+                assert looked.failure is None, looked.failure
                 return
             time.sleep(0.1)
         raise AssertionError(f"not settled: {ledger.counts()}")
@@ -146,7 +177,10 @@ class Books:
 @contextmanager
 def books(urls: Sequence[str] = (), config: str = CONFIG) -> Iterator[Books]:
     shop_url, ledger_url = urls or (None, None)
-    with stage(latency_ms=0, config=config, shop_url=shop_url, ledger_url=ledger_url) as on, environment(on.environment):
+    with (
+        stage(latency_ms=0, config=config, shop_url=shop_url, ledger_url=ledger_url) as on,
+        environment(on.environment),
+    ):
         connections = open_connections(load_settings())
         yield Books(on, connections)
         connections.close()

@@ -53,16 +53,18 @@ def test_definitions_load_without_environment_and_without_warnings() -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "assets": [
-            *("erp/order_status", "erp/orders", "erp/stock_balances"),
+            *("erp/order_status", "erp/orders", "erp/stock_balances", "health/reconciliation"),
             *("shop/order_status", "shop/orders", "shop/stock_levels"),
         ],
         "sensors": {"finalized_orders": "RUNNING"},
-        "schedules": {"order_statuses": "RUNNING", "stock_levels": "RUNNING", "yesterdays_orders": "RUNNING"},
+        "schedules": dict.fromkeys(
+            ("order_statuses", "reconciliation_of_last_days", "stock_levels", "yesterdays_orders"), "RUNNING"
+        ),
     }
 
 
 def test_what_is_heavy_is_loaded_when_it_is_needed() -> None:
-    heavy = "sqlalchemy", "pandas", "alembic", "requests", "pymysql", "erp_sync.sync.connections"
+    heavy = "sqlalchemy", "pandas", "matplotlib", "numpy", "alembic", "requests", "pymysql", "erp_sync.sync.connections"
     done = _fresh(
         "import sys, dagster; before = set(sys.modules); import erp_sync.definitions;"
         f"print([name for name in {heavy!r} if name in sys.modules and name not in before])"

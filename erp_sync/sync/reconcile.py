@@ -113,7 +113,8 @@ class ReconcileFlow:
         self._young = young
         self._finder = Finder(shop, ledger, settings.require_start_day())
         self._telling = Telling(shop.profile.status, settings.statuses.issuers)
-        self._readers = min(READERS, settings.erp.max_parallel)
+        # Half of what the ERP takes at once: whatever else wants a call finds a slot.
+        self._readers = max(min(READERS, settings.erp.max_parallel // 2), 1)
         self._last_days = settings.reconcile.days
 
     def today(self) -> date:
@@ -181,7 +182,8 @@ class ReconcileFlow:
                 if compared.findings:
                     troubled.append((sides, compared))
         unseen, orders = self._never_seen(new)
-        strangers = self._strangers(day)
+        told = {finding.erp_numbers for _, compared in troubled for finding in compared.findings}
+        strangers = [finding for finding in self._strangers(day) if finding.erp_numbers not in told]
         # All that can fail to be read was read: from here on the ledger alone is written.
         repaired = sum(self._repair(sides, compared.findings) for sides, compared in troubled)
         repaired += self._take_in(new, unseen, orders, found)
@@ -234,9 +236,10 @@ class ReconcileFlow:
             if len(entries) > 1:
                 half = len(entries) // 2
                 return self._compared(entries[:half]) + self._compared(entries[half:])
-            sides = Sides(entries[0])
-            finding = Finding(entries[0].number, Verdict.TOTAL_UNREADABLE, shop_total=entries[0].total, note=str(odd))
-            return [(sides, Compared([finding], in_shop=entries[0].total))]
+            (entry,) = entries
+            sides = Sides(entry, self._ledger.statuses([entry.order_id]).get(entry.order_id))
+            finding = Finding(entry.number, Verdict.TOTAL_UNREADABLE, shop_total=entry.total, note=str(odd))
+            return [(sides, Compared([finding], in_shop=entry.total))]
         now = self._ledger.now()
         return [(sides, compare(sides, self._telling, now, self._young)) for sides in looked]
 
