@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -249,6 +250,15 @@ def test_an_order_under_another_number_is_never_made_due(embedded: Books) -> Non
     assert embedded.entry(order).state is LedgerState.REFUSED
 
 
+def test_a_second_row_with_a_number_has_nothing_to_do_with_the_first_one_s_order(embedded: Books) -> None:
+    second = embedded.on.shop.place_bad_order("number_twice")
+    embedded.settle()
+    day = embedded.today()
+    assert [(one.number, str(one.verdict)) for one in day.findings] == [(second.number, "missing.held")]
+    assert "has this number already" in day.findings[0].note
+    assert (day.shop_orders, day.erp_orders) == (2, 1)
+
+
 def test_with_the_erp_away_nothing_is_kept_and_nothing_repaired(embedded: Books) -> None:
     (order,) = embedded.sent(1)
     embedded.lose_answer(order)
@@ -411,4 +421,7 @@ def test_every_finding_has_words_in_both_languages() -> None:
     assert all(kind_words(kind, "en") != kind_words(kind, "pt-BR") for kind in KINDS)
     rows = list(table_rows([_judged()], "en"))
     assert rows[0]["shop"] == "1234.50"
-    assert rows[1]["shop"] == "10.00, refused"
+    assert rows[1]["shop"] == "10.00; refused"
+    lines = Finding("LJ-3", Verdict.LINES, Decimal("1.5"), Decimal("1.5"), "2 lines, 3.5 units", "1 lines, 3 units")
+    (row,) = table_rows([replace(_judged(), findings=[lines])], "pt-BR")
+    assert row["shop"] == "1,50; 2 itens, 3.5 unidades"

@@ -98,11 +98,21 @@ def test_three_days_are_reconciled_each_with_its_own_figures_and_the_check_speak
     assert mended.description == f"Reconciled {days[0]} to {days[2]}, 3 days: all agree."
 
 
-def test_what_is_no_loss_is_a_warning(setting: Place) -> None:
+def test_what_is_no_loss_is_a_warning_and_a_picture_that_fails_is_none(
+    setting: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (order,) = sent_on(setting, today())
     setting.on.shop.change_order(order, touch=False, total=order.total + 1, subtotal=order.total + 1)
-    said = evaluation(reconcile(setting, today(), today()))
+
+    def no_font(*_: object) -> bytes:
+        raise OSError("no font")
+
+    monkeypatch.setattr("erp_sync.sync.overview.overview_png", no_font)
+    result = reconcile(setting, today(), today())
+    assert result.success
+    said = evaluation(result)
     assert (said.passed, said.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "could not be drawn" in figures(setting, today())["overview"]
 
 
 def test_with_the_erp_away_the_run_is_red_and_says_why(setting: Place) -> None:

@@ -104,8 +104,8 @@ class ReconciledDay:
     at: datetime
     """When it was begun, aware, in UTC, on the ledger's clock."""
     shop_orders: int = 0
-    """Orders of the day that are to be in the ERP, or on their way to it: the shop has them ready, or closed them after
-    they were sent."""
+    """Orders of the day that are to be in the ERP, or on their way to it: the shop has them ready, or had them ready
+    when they were sent and did not cancel them."""
     shop_value: Decimal = Decimal(0)
     erp_orders: int = 0
     """Live orders in the ERP, each one counted, but for those whose open rest was given up whole."""

@@ -89,7 +89,7 @@ class _Comparison:
         self._live = [row for row in rows if not row.deleted]
         self._shop_total = sides.order.total if isinstance(sides.order, Order) else None
         sent = self._entry.state is LedgerState.SENT
-        if sides.state == ShopState.READY or (sides.state == ShopState.CLOSED and sent):
+        if sides.state == ShopState.READY or (sent and sides.state not in ("", ShopState.CANCELLED)):
             self.result.in_shop = self._shop_total or Decimal(0)
         if len(self._live) > 1:
             self._find(Verdict.TWICE)

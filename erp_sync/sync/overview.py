@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from erp_sync.ledger.reconciled_day import KINDS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from erp_sync.ledger.reconciled_day import ReconciledDay
     from erp_sync.sync.reconcile_report import Language
 
@@ -32,7 +35,7 @@ _WORDS: dict[str, tuple[str, str]] = {
 def overview_png(days: Sequence[ReconciledDay], drift: Sequence[tuple[datetime, int]], language: Language) -> bytes:
     """A PNG. `days`: the oldest first, at least one; `drift`: stocks that were not what they should be, by run."""
     # Of matplotlib only what draws into memory: no window, no state shared between threads.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.dates import DateFormatter
     from matplotlib.figure import Figure
 
     from erp_sync.sync.reconcile_report import kind_words
@@ -40,63 +43,69 @@ def overview_png(days: Sequence[ReconciledDay], drift: Sequence[tuple[datetime, 
     def word(name: str) -> str:
         return _WORDS[name][language == "pt-BR"]
 
-    figure = Figure(figsize=(12, 6.4), layout="constrained")
-    panels = figure.subplots(2, 3).flat
-    names = [f"{day.day:%d/%m}" for day in days]
     places = list(range(len(days)))
-
-    def panel(title: str) -> Any:
-        axes = next(panels)
-        axes.set_title(title, fontsize=10)
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    orders, value, minutes, findings, statuses, stock = figure.subplots(2, 3).flat
+    titles = {
+        "orders": orders,
+        "value": value,
+        "minutes": minutes,
+        "findings": findings,
+        "statuses": statuses,
+        "drift": stock,
+    }
+    for name, axes in titles.items():
+        axes.set_title(word(name), fontsize=10)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-        return axes
 
-    def by_day(axes: Any) -> None:
+    def by_day(axes: Axes) -> None:
         step = max(len(days) // 7, 1)
-        axes.set_xticks(places[::step], names[::step])
+        axes.set_xticks(places[::step], [f"{day.day:%d/%m}" for day in days[::step]])
         axes.set_ylim(bottom=0)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False)
 
-    for title, shop, erp in (
-        ("orders", [day.shop_orders for day in days], [day.erp_orders for day in days]),
-        ("value", [float(day.shop_value) for day in days], [float(day.erp_value) for day in days]),
+    for axes, shop, erp in (
+        (orders, [day.shop_orders for day in days], [day.erp_orders for day in days]),
+        (value, [float(day.shop_value) for day in days], [float(day.erp_value) for day in days]),
     ):
-        axes = panel(word(title))
         axes.bar([place - 0.2 for place in places], shop, 0.4, color=_SHOP, label=word("shop"))
         axes.bar([place + 0.2 for place in places], erp, 0.4, color=_ERP, label=word("erp"))
         by_day(axes)
-
-    axes = panel(word("minutes"))
-    for label, color, minutes in (
+    for label, color, took in (
         (word("median"), _SHOP, [day.median_minutes for day in days]),
         ("p95", _ERP, [day.p95_minutes for day in days]),
     ):
-        known = [(place, value) for place, value in zip(places, minutes, strict=True) if value is not None]
-        axes.plot([place for place, _ in known], [value for _, value in known], "o-", color=color, label=label)
-    by_day(axes)
-
-    axes = panel(word("findings"))
+        known = [(place, value) for place, value in zip(places, took, strict=True) if value is not None]
+        minutes.plot([place for place, _ in known], [value for _, value in known], "o-", color=color, label=label)
+    by_day(minutes)
     below = [0] * len(days)
-    for kind in KINDS:
+    for kind in (kind for kind in KINDS if any(day.count(kind) for day in days)):
         counts = [day.count(kind) for day in days]
-        if any(counts):
-            axes.bar(places, counts, 0.6, bottom=below, label=kind_words(kind, language))
-            below = [low + count for low, count in zip(below, counts, strict=True)]
-    by_day(axes)
-    if not any(below):
-        axes.text(0.5, 0.5, word("none"), transform=axes.transAxes, ha="center", color="gray")
+        findings.bar(places, counts, 0.6, bottom=below, label=kind_words(kind, language))
+        below = [low + count for low, count in zip(below, counts, strict=True)]
+    by_day(findings)
+    # The legend has the upper half.
+    findings.set_ylim(top=2 * max(below) or 1)
+    findings.yaxis.get_major_locator().set_params(integer=True)
+    findings.legend(fontsize=7, frameon=False, ncols=2, loc="upper left", title=None if any(below) else word("none"))
+    counted = Counter(days[-1].statuses).most_common()[::-1]
+    statuses.barh([status for status, _ in counted], [count for _, count in counted], color=_SHOP)
+    stock.plot([at for at, _ in drift], [stocks for _, stocks in drift], ".-", color=_SHOP)
+    stock.set_ylim(bottom=0)
+    if not drift:
+        stock.set_xticks([])
+    stock.xaxis.set_major_formatter(DateFormatter("%d/%m %H:%M", tz=UTC))  # type: ignore[no-untyped-call]
+    stock.tick_params(axis="x", labelrotation=30)
+    return _png(figure)
 
-    axes = panel(word("statuses"))
-    statuses = Counter(days[-1].statuses).most_common()[::-1]
-    axes.barh([status for status, _ in statuses], [count for _, count in statuses], color=_SHOP)
 
-    axes = panel(word("drift"))
-    axes.plot([at for at, _ in drift], [stocks for _, stocks in drift], ".-", color=_SHOP)
-    axes.set_ylim(bottom=0)
-    axes.tick_params(axis="x", labelrotation=30)
+def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
 
-    picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(picture, dpi=80)
+    drawn, picture = io.BytesIO(), io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(drawn, dpi=80)
+    # Dagster keeps it for as long as the run: few colours make a fifth of the bytes.
+    Image.open(drawn).convert("RGB").quantize(48).save(picture, "PNG", optimize=True)
     return picture.getvalue()

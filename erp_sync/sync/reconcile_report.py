@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -129,6 +130,7 @@ _TITLES = (
     ("what to do", "o que fazer"),
     ("note", "nota"),
 )
+_LINES = re.compile(r"(\S+) lines, (\S+) units")
 _ALL = ("all orders of the day", "todos os pedidos do dia")
 _COUNTS = ("{} orders", "{} pedidos")
 _AGREES = ("every order agrees", "todos os pedidos conferem")
@@ -165,7 +167,8 @@ def _sums(day: ReconciledDay, language: Language) -> list[str]:
 def _line(day: ReconciledDay, finding: Finding, language: Language) -> list[str]:
     totals = (finding.shop_total, finding.erp_total)
     difference = None if None in totals else (finding.shop_total or 0) - (finding.erp_total or 0)
-    texts = (finding.shop_says, finding.erp_says, what_to_do(finding.verdict, language), finding.note)
+    says = (_says(finding.shop_says, language), _says(finding.erp_says, language))
+    texts = (*says, what_to_do(finding.verdict, language), finding.note)
     return [
         day.day.isoformat(),
         _defused(finding.number),
@@ -198,15 +201,19 @@ def table_rows(days: Sequence[ReconciledDay], language: Language) -> Iterator[di
                 "order": finding.number,
                 "erp_order": finding.erp_numbers,
                 "finding": kind_words(finding.verdict.kind, language),
-                "shop": _figure(finding.shop_total, finding.shop_says),
-                "erp": _figure(finding.erp_total, finding.erp_says),
+                "shop": _figure(finding.shop_total, finding.shop_says, language),
+                "erp": _figure(finding.erp_total, finding.erp_says, language),
                 "what_to_do": what_to_do(finding.verdict, language),
                 "note": finding.note,
             }
 
 
-def _figure(total: Decimal | None, says: str) -> str:
-    return ", ".join(filter(None, [f"{total:.2f}" if total is not None else "", says]))
+def _figure(total: Decimal | None, says: str, language: Language) -> str:
+    return "; ".join(filter(None, [_amount(total, language), _says(says, language)]))
+
+
+def _says(text: str, language: Language) -> str:
+    return _LINES.sub(r"\1 itens, \2 unidades", text) if language == "pt-BR" else text
 
 
 def _in(words: tuple[str, str], language: Language) -> str:
