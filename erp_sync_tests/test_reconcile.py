@@ -232,6 +232,22 @@ def test_an_order_that_moves_while_it_is_looked_at_is_looked_at_again(
     assert embedded.rows_in_erp(order.number) == 1
 
 
+def test_an_order_that_is_found_meanwhile_counts_once(embedded: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = embedded.on.shop.checkout()
+    flow = embedded.flow()
+    unknown = flow._unknown_to_ledger
+
+    def then_found(days: Sequence[date]) -> Any:
+        heads = unknown(days)
+        embedded.connections.orders_flow().look_for([order.number])
+        return heads
+
+    monkeypatch.setattr(flow, "_unknown_to_ledger", then_found)
+    (day,) = flow.run([embedded.day]).days
+    assert (day.shop_orders, day.shop_value) == (1, order.total)
+    assert [str(finding.verdict) for finding in day.findings] == ["missing.waiting"]
+
+
 def test_a_claimed_order_is_left_to_its_owner(embedded: Books) -> None:
     (order,) = embedded.sent(1)
     embedded.lose_answer(order)

@@ -175,18 +175,21 @@ class ReconcileFlow:
         found = ReconciledDay(day, at=self._ledger.now())
         minutes: list[float] = []
         troubled: list[tuple[Sides, Compared]] = []
+        unseen = {head.order_id: head for head in new}
         for looked in self._looks(day):
             minutes += looked.minutes
             for sides, compared in looked.compared:
+                unseen.pop(sides.entry.order_id, None)  # found by another process since
                 _add(found, compared)
                 if compared.findings:
                     troubled.append((sides, compared))
-        unseen, orders = self._never_seen(new)
+        new = list(unseen.values())
+        rows, orders = self._never_seen(new)
         told = {finding.erp_numbers for _, compared in troubled for finding in compared.findings}
         strangers = [finding for finding in self._strangers(day) if finding.erp_numbers not in told]
-        # All that can fail to be read was read: from here on the ledger alone is written.
+        # The ERP is not asked any more: what could not be compared whole has repaired nothing.
         repaired = sum(self._repair(sides, compared.findings) for sides, compared in troubled)
-        repaired += self._take_in(new, unseen, orders, found)
+        repaired += self._take_in(new, rows, orders, found)
         found.findings += [finding for _, compared in troubled for finding in compared.findings] + strangers
         found.findings.sort(key=lambda finding: (not finding.verdict.is_grave, finding.verdict, finding.number))
         found.median_minutes, found.p95_minutes = _percentile(minutes, 0.5), _percentile(minutes, 0.95)
