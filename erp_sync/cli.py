@@ -24,12 +24,14 @@ from erp_sync.errors import ErpSyncError, Misconfigured
 if TYPE_CHECKING:
     from erp_sync.ledger.entry import Entry
     from erp_sync.ledger.ledger import Ledger
+    from erp_sync.ledger.reconciled_day import ReconciledDay
     from erp_sync.ledger.status_entry import StatusEntry
     from erp_sync.settings import Settings
     from erp_sync.sync.connections import Connections
+    from erp_sync.sync.reconcile import ReconcileResult
     from erp_sync.sync.results import OrdersResult, StatusesResult, StockResult
 
-Result = TypeVar("Result", "OrdersResult", "StatusesResult", "StockResult")
+Result = TypeVar("Result", "OrdersResult", "StatusesResult", "StockResult", "ReconcileResult")
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")
 
@@ -233,6 +235,59 @@ def run_stock(dry_run: bool, accept: bool, as_json: bool) -> None:
     _finish(result, names, as_json)
     if result.guard:
         raise _Stopped(result.guard)
+
+
+@run.command("reconcile")
+@click.option("--day", "days", type=click.DateTime(["%Y-%m-%d"]), multiple=True, help="This day. May be repeated.")
+@click.option("--csv", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write what was found here too.")
+@JSON
+def run_reconcile(days: Sequence[datetime], file: Path | None, as_json: bool) -> None:
+    """Compare shop, ledger and ERP order by order: did every order of the day arrive, to the cent?
+
+    Without --day: the last business days ([reconcile] days, 3) and today so far. What repairs itself is told to the
+    flows; for the rest it says who decides. Findings are no failure: the exit code is 0.
+    """
+    from erp_sync.sync.reconcile_report import table_rows, write_csv
+
+    connections = _connections()
+    connections.erp.probe()
+    flow = connections.reconcile_flow()
+    wanted = [day.date() for day in days] or flow.last_days()
+    result = _with_progress(
+        "comparing shop and ERP", lambda done: f"days {len(done.days)}", lambda show: flow.run(wanted, progress=show)
+    )
+    language = connections.settings.language
+    rows = list(table_rows(result.days, language))
+    if as_json:
+        click.echo(json.dumps([_figures(day, rows) for day in result.days], ensure_ascii=False))
+    else:
+        for day in result.days:
+            click.echo(
+                f"{day.day}: shop {day.shop_orders} orders {day.shop_value:.2f}, ERP {day.erp_orders} orders "
+                f"{day.erp_value:.2f}, on their way {day.waiting}, findings {len(day.findings)}"
+            )
+        for row in rows:
+            figures = f"shop {row['shop'] or '-'}, ERP {row['erp'] or '-'}"
+            click.echo(f"{row['day']} {row['order']}: {row['finding']} ({figures}): {row['what_to_do']}")
+            if row["note"]:
+                click.echo(f"  {row['note']}")
+    if file is not None:
+        try:
+            write_csv(file, result.days, language)
+        except OSError as error:
+            raise click.UsageError(f"--csv {file}: cannot be written: {error.strerror}") from None
+    if result.failure is not None:
+        raise result.failure
+
+
+def _figures(day: ReconciledDay, rows: Sequence[dict[str, str]]) -> dict[str, Any]:
+    names = ("shop_orders", "shop_value", "erp_orders", "erp_value", "value_difference", "waiting")
+    minutes = ("median_minutes", "p95_minutes", "statuses")
+    return {
+        "day": day.day.isoformat(),
+        **{name: _text(getattr(day, name)) for name in (*names, *minutes)},
+        "findings": [row for row in rows if row["day"] == day.day.isoformat()],
+    }
 
 
 class _Stopped(ErpSyncError):

@@ -7,16 +7,18 @@ import warnings
 import dagster as dg
 
 from erp_sync.defs.alarms import alarms
+from erp_sync.defs.assets.health import every_order_agrees, health_reconciliation
 from erp_sync.defs.assets.orders import erp_orders, shop_orders
 from erp_sync.defs.assets.statuses import erp_order_status, shop_order_status
 from erp_sync.defs.assets.stock import erp_stock_balances, shop_stock_levels
 from erp_sync.defs.checks import checks_job, inspection_checks, inspection_job, ledger_checks
 from erp_sync.defs.freshness import with_freshness
-from erp_sync.defs.jobs import orders_job, statuses_job, stock_job
+from erp_sync.defs.jobs import orders_job, reconciliation_job, statuses_job, stock_job
 from erp_sync.defs.partitions import business_days
 from erp_sync.defs.resources import ErpSync
 from erp_sync.defs.schedules import (
     inspection_schedule,
+    last_days,
     ledger_checks_schedule,
     order_statuses,
     stock_levels,
@@ -34,7 +36,7 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
     """
     settings = settings or load_settings()
     days = business_days(settings)
-    job, statuses, stock = orders_job(), statuses_job(), stock_job()
+    job, statuses, stock, reconciliation = orders_job(), statuses_job(), stock_job(), reconciliation_job()
     checks, inspection = checks_job(), inspection_job()
     with warnings.catch_warnings():
         # Backfill policies and code references are in beta, and wanted: what is deprecated still warns.
@@ -42,18 +44,20 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
         made: list[dg.AssetsDefinition | dg.AssetSpec] = [
             *(shop_orders(days), erp_orders(days), erp_order_status(), shop_order_status()),
             *(erp_stock_balances(), shop_stock_levels()),
+            health_reconciliation(days),
         ]
         assets = dg.with_source_code_references(with_freshness(made, settings))
     return dg.Definitions(
         assets=assets,
-        asset_checks=[ledger_checks(), inspection_checks()],
-        jobs=[job, statuses, stock, checks, inspection],
+        asset_checks=[ledger_checks(), inspection_checks(), every_order_agrees()],
+        jobs=[job, statuses, stock, reconciliation, checks, inspection],
         schedules=[
             yesterday(job, days),
             order_statuses(statuses, settings.statuses.every_minutes),
             stock_levels(stock, settings.stock.every_minutes),
             ledger_checks_schedule(checks),
             inspection_schedule(inspection),
+            last_days(reconciliation, days, settings.reconcile.days),
         ],
         sensors=[finalized_orders(job, days), alarms(settings)],
         resources={"erp_sync": erp_sync or ErpSync()},

@@ -227,6 +227,13 @@ class LogsSection(_Section):
         return logging.getLevelNamesMapping()[self.level.upper()]
 
 
+class ReconcileSection(_Section):
+    """`[reconcile]`: which days are compared by themselves, every night."""
+
+    days: Annotated[int, Field(ge=1, le=31)] = 3
+    """The last so many business days before today."""
+
+
 class Settings(BaseSettings):
     """What is set. `require_*` say in one line what is missing, for the flow that needs it."""
 
@@ -252,6 +259,7 @@ class Settings(BaseSettings):
     stock: StockSection = StockSection()
     alerts: AlertsSection = AlertsSection()
     logs: LogsSection = LogsSection()
+    reconcile: ReconcileSection = ReconcileSection()
 
     @classmethod
     def settings_customise_sources(
@@ -380,7 +388,7 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
-_SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs"}
+_SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs", "reconcile"}
 _SECRETS = {
     "ERP_SYNC_SHOP_URL",
     "ERP_SYNC_LEDGER_URL",

@@ -14,12 +14,15 @@ from erp_sync_tests.bench.drain import drain
 from erp_sync_tests.bench.imports import measure
 from erp_sync_tests.bench.machine import percentile
 from erp_sync_tests.bench.memory import peak
+from erp_sync_tests.bench.reconcile import reconcile
 from erp_sync_tests.bench.statuses import poll
 from erp_sync_tests.bench.tick import tick
 from erp_sync_tests.bench.torture import torture
 
 
-@pytest.mark.parametrize("name", ["checks", "drain", "imports", "latency", "memory", "statuses", "tick", "torture"])
+@pytest.mark.parametrize(
+    "name", ["checks", "drain", "imports", "latency", "memory", "reconcile", "statuses", "tick", "torture"]
+)
 def test_a_benchmark_says_how_it_is_used(name: str) -> None:
     command = [sys.executable, "-m", f"erp_sync_tests.bench.{name}", "--help"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -54,6 +57,12 @@ def test_a_poll_asks_twice_for_a_hundred_orders_and_tells_each_change() -> None:
     polled = poll(120, latency_ms=1)
     assert (polled.poll_requests, polled.orders_per_request) == (4, 30)
     assert polled.told_per_second > 0
+
+
+def test_a_day_is_reconciled_with_many_orders_to_a_request() -> None:
+    reconciled = reconcile(120, latency_ms=1)
+    assert (reconciled.findings, reconciled.requests) == (1, 11)
+    assert reconciled.orders_per_request > 10
 
 
 def test_memory_is_that_of_the_draining_process() -> None:

@@ -63,13 +63,13 @@ def test_definitions_load_without_environment_and_without_warnings() -> None:
         "sensors": {"alarms": "RUNNING", "finalized_orders": "RUNNING"},
         "schedules": {
             **{"inspection": "RUNNING", "ledger_checks": "RUNNING", "order_statuses": "RUNNING"},
-            **{"stock_levels": "RUNNING", "yesterdays_orders": "RUNNING"},
+            **{"reconciliation_of_last_days": "RUNNING", "stock_levels": "RUNNING", "yesterdays_orders": "RUNNING"},
         },
     }
 
 
 def test_what_is_heavy_is_loaded_when_it_is_needed() -> None:
-    heavy = "sqlalchemy", "pandas", "alembic", "requests", "pymysql", "erp_sync.sync.connections"
+    heavy = "sqlalchemy", "pandas", "matplotlib", "numpy", "alembic", "requests", "pymysql", "erp_sync.sync.connections"
     done = _fresh(
         "import sys, dagster; before = set(sys.modules); import erp_sync.definitions;"
         f"print([name for name in {heavy!r} if name in sys.modules and name not in before])"

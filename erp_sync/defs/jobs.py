@@ -7,7 +7,10 @@ import dagster as dg
 from erp_sync.defs.names import (
     ERP_ORDER_STATUS,
     ERP_ORDERS,
+    HEALTH_RECONCILIATION,
     ORDERS_JOB,
+    RECONCILIATION_JOB,
+    RECONCILIATION_TAGS,
     RUN_TAGS,
     SHOP_ORDER_STATUS,
     SHOP_STOCK_LEVELS,
@@ -42,4 +45,13 @@ def stock_job() -> dg.UnresolvedAssetJobDefinition:
         selection=dg.AssetSelection.assets(SHOP_STOCK_LEVELS).without_checks(),
         tags=STOCK_TAGS,
         description="Reads the ERP's stock and writes what may be sold to the shop.",
+    )
+
+
+def reconciliation_job() -> dg.UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        RECONCILIATION_JOB,
+        selection=dg.AssetSelection.assets(HEALTH_RECONCILIATION),
+        tags=RECONCILIATION_TAGS,
+        description="Compares shop, ledger and ERP order by order, business day by business day.",
     )

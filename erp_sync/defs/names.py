@@ -14,6 +14,7 @@ STATUSES_JOB = "statuses"
 STOCK_JOB = "stock"
 CHECKS_JOB = "checks"
 INSPECTION_JOB = "inspection"
+RECONCILIATION_JOB = "reconciliation"
 FLOW_TAG = "erp_sync/flow"
 LINGER_TAG = "erp_sync/linger"
 """On runs that the sensor started: they go on looking for orders. A backfill does not."""
@@ -22,10 +23,12 @@ SWEEP_TAG = "erp_sync/sweep"
 RUN_TAGS = {FLOW_TAG: "orders", "dagster/max_runtime": "300"}
 STATUSES_TAGS = {FLOW_TAG: "statuses", "dagster/max_runtime": "300"}
 STOCK_TAGS = {FLOW_TAG: "stock", "dagster/max_runtime": "300"}
+RECONCILIATION_TAGS = {FLOW_TAG: "reconciliation", "dagster/max_runtime": "1800"}
 FLOWS = {
     "orders": (ORDERS_JOB, frozenset({ERP_ORDERS})),
     "statuses": (STATUSES_JOB, frozenset({ERP_ORDER_STATUS, SHOP_ORDER_STATUS})),
     "stock": (STOCK_JOB, frozenset({SHOP_STOCK_LEVELS})),
+    "reconciliation": (RECONCILIATION_JOB, frozenset({HEALTH_RECONCILIATION})),
 }
 """Flow = its job and the assets that it makes."""
 OWNERS = ["team:integration"]

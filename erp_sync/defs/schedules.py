@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from erp_sync.defs.names import RUN_TAGS, STATUSES_TAGS, STOCK_TAGS, SWEEP_TAG
+from erp_sync.defs.names import RECONCILIATION_TAGS, RUN_TAGS, STATUSES_TAGS, STOCK_TAGS, SWEEP_TAG
 from erp_sync.defs.resources import ErpSync
 from erp_sync.defs.runs import is_on
 
@@ -28,6 +28,34 @@ def yesterday(job: "dg.UnresolvedAssetJobDefinition", days: dg.DailyPartitionsDe
         today = context.scheduled_execution_time.astimezone(zone).date()
         day = (today - timedelta(days=1)).isoformat()
         return dg.RunRequest(partition_key=day, tags={**RUN_TAGS, SWEEP_TAG: "all"})
+
+    return schedule
+
+
+def last_days(
+    job: "dg.UnresolvedAssetJobDefinition", days: dg.DailyPartitionsDefinition, count: int
+) -> dg.ScheduleDefinition:
+    zone = ZoneInfo(str(days.timezone))
+
+    @dg.schedule(
+        name="reconciliation_of_last_days",
+        job=job,
+        cron_schedule="30 3 * * *",
+        execution_timezone=zone.key,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="After the night's sweep, compares shop and ERP over the last business days.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        today = context.scheduled_execution_time.astimezone(zone).date()
+        keys = [(today - timedelta(days=back)).isoformat() for back in range(count, 0, -1)]
+        known = [key for key in keys if days.has_partition_key(key)]
+        if not known:
+            return dg.SkipReason("no business day is over yet")
+        span = {
+            "dagster/asset_partition_range_start": known[0],
+            "dagster/asset_partition_range_end": known[-1],
+        }
+        return dg.RunRequest(tags={**RECONCILIATION_TAGS, **span})
 
     return schedule
 

@@ -31,7 +31,7 @@ TABLES: Mapping[str, frozenset[str]] = {
     "SC5": frozenset(
         {
             *("C5_NUM", "C5_CLIENTE", "C5_LOJACLI", "C5_FRETE", "C5_SEGURO", "C5_DESPESA", "C5_DESCONT"),
-            *("C5_NOTA", "C5_LIBEROK", "C5_BLQ"),
+            *("C5_NOTA", "C5_LIBEROK", "C5_BLQ", "C5_EMISSAO"),
         }
     ),
     "SC6": frozenset({"C6_NUM", "C6_ITEM", "C6_VALOR", "C6_QTDVEN", "C6_QTDENT", "C6_QTDEMP", "C6_BLQ", "C6_NOTA"}),

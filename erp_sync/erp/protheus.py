@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
 from erp_sync.erp.answers import Answer
 from erp_sync.erp.client import ErpClient
-from erp_sync.erp.generic_query import GenericQuery, In, Query, Row, batches, is_deleted, number, text
+from erp_sync.erp.generic_query import AtLeast, GenericQuery, In, Query, Row, batches, is_deleted, number, text
 from erp_sync.errors import InDoubt
 from erp_sync.models import CreatedOrder, CustomerCode, ErpCustomer, ErpOrder, FoundCustomer, FoundOrder
 from erp_sync.settings import Settings
@@ -55,6 +56,17 @@ class Protheus:
         orders = self._orders(In("C5_NUM", batch, self._width("C5_NUM", 6)) for batch in batches(numbers))
         ordered = sorted(orders, key=lambda order: not order.deleted)
         return {order.number: order for order in ordered if order.number in set(numbers)}
+
+    def external_ids_of(self, day: date) -> dict[str, list[str]]:
+        """External id = C5_NUM, of the live orders of this C5_EMISSAO that have one, a thousand to a request."""
+        external_id = self._erp.external_id_field
+        # A blank comes before everything that an id may begin with.
+        where = (In("C5_EMISSAO", (f"{day:%Y%m%d}",)), AtLeast(external_id, "!"))
+        found: dict[str, list[str]] = {}
+        for row in self._query.rows(Query("SC5", ("C5_NUM", external_id), where, custom=(external_id,))):
+            if text(row, external_id):
+                found.setdefault(text(row, external_id), []).append(text(row, "C5_NUM"))
+        return found
 
     def create_order(self, order: ErpOrder, customer: CustomerCode, intent: Callable[[], float]) -> CreatedOrder:
         """One create, as `ErpClient.post` sends it. Raises Refused and InDoubt too."""

@@ -30,11 +30,11 @@ InvoiceKey = tuple[str, str, str, str]
 class ErpStatuses:
     """Every read raises BreakerOpen and ErpUnavailable, and Misconfigured in one line that names the setting.
 
-    Reads take the slots of the class `statuses`, the cancel call those of `cancellations`. Thread-safe.
+    Reads take the slots of the class `flow`, the cancel call those of `cancellations`. Thread-safe.
     """
 
-    def __init__(self, client: ErpClient, settings: Settings) -> None:
-        self._query = GenericQuery(client.of_flow("statuses"))
+    def __init__(self, client: ErpClient, settings: Settings, *, flow: str = "statuses") -> None:
+        self._query = GenericQuery(client.of_flow(flow))
         self._cancelling = client.of_flow("cancellations")
         self._erp = settings.erp
         self._statuses = settings.statuses

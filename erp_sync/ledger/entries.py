@@ -31,7 +31,7 @@ SEND_BY_AHEAD = timedelta(seconds=10)
 
 
 _COLUMNS = [field.name for field in fields(Entry)]
-_entry_columns = [entries.c[name] for name in _COLUMNS]
+entry_columns = [entries.c[name] for name in _COLUMNS]
 _INSERT = insert(entries)
 _CHANGE = (
     update(entries)
@@ -42,7 +42,7 @@ _KNOWN = select(entries.c.order_id).where(entries.c.order_id.in_(bindparam("ids"
 _TAKEN = select(entries.c.external_id, entries.c.order_id).where(
     entries.c.external_id.in_(bindparam("numbers", expanding=True))
 )
-_ENTRIES = select(*_entry_columns).where(entries.c.order_id.in_(bindparam("ids", expanding=True)))
+_ENTRIES = select(*entry_columns).where(entries.c.order_id.in_(bindparam("ids", expanding=True)))
 _LOCK = select(entries.c.version).where(entries.c.order_id == bindparam("key")).with_for_update()
 _HOLD = insert(customer_holds)
 _TAKE_OVER_HOLD = (
@@ -103,12 +103,12 @@ class Entries(LedgerPart):
     def entries(self, order_ids: Sequence[str]) -> dict[str, Entry]:
         """Those that the ledger knows."""
         rows = [row for chunk in _chunks(order_ids) for row in self._database.rows(_ENTRIES, {"ids": list(chunk)})]
-        return {row.order_id: _entry(row) for row in rows}
+        return {row.order_id: as_entry(row) for row in rows}
 
     def by_number(self, number: str) -> list[Entry]:
         """Exactly this number; more than one where shop rows share it, the one that may be sent first."""
-        query = select(*_entry_columns).where(entries.c.number == number)
-        return [_entry(row) for row in self._database.rows(query.order_by(entries.c.external_id.is_(None)))]
+        query = select(*entry_columns).where(entries.c.number == number)
+        return [as_entry(row) for row in self._database.rows(query.order_by(entries.c.external_id.is_(None)))]
 
     def number_taken(self, number: str) -> bool:
         """Whether some entry has it as external id."""
@@ -118,12 +118,12 @@ class Entries(LedgerPart):
         self, limit: int, *, days: Collection[date] | None = None, numbers: Collection[str] | None = None
     ) -> list[Entry]:
         """The entries whose `next_at` has come, the longest waiting first; of these days and numbers. None: of all."""
-        query = select(*_entry_columns).where(entries.c.next_at <= self.now())
+        query = select(*entry_columns).where(entries.c.next_at <= self.now())
         query = _of_days(query, days)
         if numbers is not None:
             query = query.where(entries.c.number.in_(numbers))
         return [
-            _entry(row)
+            as_entry(row)
             for row in self._database.rows(query.order_by(entries.c.next_at, entries.c.found_at).limit(limit))
         ]
 
@@ -169,11 +169,11 @@ class Entries(LedgerPart):
 
     def list(self, state: LedgerState | None = None, day: date | None = None, limit: int = 100) -> list[Entry]:
         """The newest `limit` entries, the newest first."""
-        query = _of_days(select(*_entry_columns), None if day is None else [day])
+        query = _of_days(select(*entry_columns), None if day is None else [day])
         if state is not None:
             query = query.where(entries.c.state == state)
         query = query.order_by(entries.c.found_at.desc(), entries.c.order_id.desc()).limit(limit)
-        return [_entry(row) for row in self._database.rows(query)]
+        return [as_entry(row) for row in self._database.rows(query)]
 
     def story(self, order_id: str) -> Sequence[tuple[datetime, Event, LedgerState]]:
         """Every event of an order, the oldest first, with the state that it led to."""
@@ -342,7 +342,7 @@ def _values(entry: Entry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in _COLUMNS}
 
 
-def _entry(row: Row[Any]) -> Entry:
+def as_entry(row: Row[Any]) -> Entry:
     values: Sequence[Any] = row
     return Entry(*values)  # the columns are the fields, in their order
 

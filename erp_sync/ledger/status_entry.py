@@ -61,7 +61,7 @@ class StatusEntry:
 class StatusEvent:
     kind: str
     """status, missing, told, kept, shop_order_gone, cancel_wanted, cancel_sent, cancel_in_doubt, cancelled, residue,
-    too_late, cancel_refused, cancel_withdrawn, restored"""
+    too_late, cancel_refused, cancel_withdrawn, restored, reconciled"""
     text: str
     """In plain words, without personal data."""
     erp_at: datetime | None = None

@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeDecorator
 
 from erp_sync.models import CAUSE_LENGTH, Cancellation, Invoice, LedgerState, OrderStatus, Problem, Severity
 
-REVISION = "0005"
+REVISION = "0006"
 """The migration these tables belong to."""
 VERSION_TABLE = "erp_sync_version"
 ID_LENGTH = 255
@@ -312,6 +312,38 @@ heartbeats = Table(
     Column("days", LONG_TEXT, nullable=False),
     Column("started_at", Moment, nullable=False),
     Column("beat_at", Moment, nullable=False),
+    **MYSQL,
+)
+
+reconciliations = Table(
+    "erp_sync_reconciliations",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("at", Moment, nullable=False),
+    _number("shop_orders"),
+    Column("shop_value", Money, nullable=False),
+    _number("erp_orders"),
+    Column("erp_value", Money, nullable=False),
+    _number("waiting"),
+    Column("median_minutes", Double),
+    Column("p95_minutes", Double),
+    Column("statuses", LONG_TEXT, nullable=False),
+    **MYSQL,
+)
+
+findings = Table(
+    "erp_sync_findings",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("number", TEXT_ID, nullable=False),
+    _word("verdict", 32),
+    Column("shop_total", Money),
+    Column("erp_total", Money),
+    Column("shop_says", Words, nullable=False),
+    Column("erp_says", Words, nullable=False),
+    Column("erp_numbers", Words, nullable=False),
+    Column("note", Words, nullable=False),
     **MYSQL,
 )
 

@@ -30,7 +30,7 @@ from erp_sync.errors import Misconfigured
 from erp_sync.models import HeldLine, Order, OrderHead, UnreadableOrder
 from erp_sync.shop.connection import is_conflict, meaning, shop_engine
 from erp_sync.shop.profile import Profile
-from erp_sync.shop.rows import REQUIRED_OF_LINES, REQUIRED_OF_ORDERS, Row, RowReader, key_text, missing_columns
+from erp_sync.shop.rows import REQUIRED_OF_LINES, REQUIRED_OF_ORDERS, Row, RowReader, key_text, missing_columns, plain
 from erp_sync.shop.statement import Statement
 
 logger = logging.getLogger(__name__)
@@ -163,6 +163,20 @@ class Shop:
                 heads = self._heads(self._by_id, keys=keys, order_ids=keys, since=self._fetch_since)
                 found |= {head.order_id: head for head in heads}
         return found
+
+    def shown_statuses(self, numbers: Sequence[str]) -> dict[str, str]:
+        """The shop's own word for the status of each of these orders, as `[status] find` has it. Left out: numbers that
+        the shop lacks or has several times; all of them where the profile has no `[status]` block."""
+        section = self.profile.status
+        if section is None:
+            return {}
+        find = self.query("[status] find", section.find.sql)
+
+        def ask(connection: Connection) -> dict[str, str]:
+            found = {number: self.rows(connection, find, number=number) for number in numbers}
+            return {number: plain(rows[0]["status"]) for number, rows in found.items() if len(rows) == 1}
+
+        return self.read(ask)
 
     def held_lines(self, order_ids: Sequence[str]) -> list[HeldLine]:
         """What the orders with these ids hold of the stock. A line without SKU or with no number for a quantity holds

@@ -153,8 +153,8 @@ class Asker:
     def _deepen(self, entries: Sequence[StatusEntry], here: dict[str, OrderProgress], deep: set[str]) -> None:
         """Releases where something may be blocked, invoices where something is or was invoiced."""
         chosen = {entry.order_id: entry for entry in entries if entry.order_id in deep}
-        released = [here[key].number for key in chosen if _may_be_blocked(here[key])]
-        invoiced = [here[key].number for key, entry in chosen.items() if entry.invoices or _may_be_invoiced(here[key])]
+        released = [here[key].number for key in chosen if may_be_blocked(here[key])]
+        invoiced = [here[key].number for key, entry in chosen.items() if entry.invoices or may_be_invoiced(here[key])]
         releases = self._erp.releases(released) if released else {}
         invoices = self._erp.invoices(invoiced) if invoiced else {}
         for key in chosen:
@@ -396,11 +396,11 @@ def _is_alive_again(entry: StatusEntry) -> bool:
     return stage is Cancellation.CANCELLED or (stage is Cancellation.RESIDUE and entry.status not in INVOICED)
 
 
-def _may_be_blocked(order: OrderProgress) -> bool:
+def may_be_blocked(order: OrderProgress) -> bool:
     return any(item.invoiced < item.quantity and item.block != RESIDUE for item in order.items)
 
 
-def _may_be_invoiced(order: OrderProgress) -> bool:
+def may_be_invoiced(order: OrderProgress) -> bool:
     return bool(order.note) or any(item.invoiced > 0 or item.invoice for item in order.items)
 
 

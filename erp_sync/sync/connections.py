@@ -21,6 +21,7 @@ from erp_sync.shop.stock import ShopStock, open_shop_stock
 from erp_sync.slack import Slack
 from erp_sync.sync.announcing import Announcer
 from erp_sync.sync.orders import OrdersFlow
+from erp_sync.sync.reconcile import ReconcileFlow
 from erp_sync.sync.statuses import StatusesFlow
 from erp_sync.sync.stock import StockFlow
 
@@ -56,6 +57,12 @@ class Connections:
     def statuses_flow(self) -> StatusesFlow:
         erp = ErpStatuses(self.client, self.settings)
         return StatusesFlow(self.shop, self.shop_statuses, self.ledger, erp, self.settings)
+
+    def reconcile_flow(self) -> ReconcileFlow:
+        """Its calls come after those of all other flows."""
+        erp = Protheus(self.client.of_flow("backfill"), self.settings)
+        lives = ErpStatuses(self.client, self.settings, flow="backfill")
+        return ReconcileFlow(self.shop, self.ledger, erp, lives, self.settings)
 
     def stock_flow(self) -> StockFlow:
         """Raises Misconfigured where the profile says nothing of stock, or something else than the settings."""

@@ -41,11 +41,20 @@ class Telling:
 
     def __init__(self, section: StatusSection | None, issuers: Sequence[str]) -> None:
         self._map = section.map if section is not None else {}
+        self._life = section.allow_from if section is not None else []
         self._issuers = frozenset(issuers)
 
     def value(self, status: OrderStatus | None) -> str | None:
         """The shop's word. None: the shop is left alone."""
         return self._map.get(status) if status is not None else None
+
+    def is_behind(self, shown: str, value: str) -> bool:
+        """Whether a shop that shows this still has to be told `value`: it never goes back by itself."""
+        if shown == value:
+            return False
+        if shown in self._life and value in self._life:
+            return self._life.index(shown) < self._life.index(value)
+        return True
 
     def told_the_end(self, entry: StatusEntry) -> bool:
         """Whether the shop may show its order as cancelled only because we wrote that."""
@@ -78,7 +87,7 @@ class Telling:
 
     def planned(self, entry: StatusEntry, now: datetime) -> StatusEntry:
         """The entry with `write_at` and problems as its ERP side asks for."""
-        problems = with_problem(entry.problems, NFE_KEY, self._key_problem(entry.invoices))
+        problems = with_problem(entry.problems, NFE_KEY, self.key_problem(entry.invoices))
         if entry.status is None:
             return replace(entry, problems=problems, write_at=None)
         if entry.told_status is not None and goes_back(entry.told_status, entry.status):
@@ -99,7 +108,8 @@ class Telling:
         text = json.dumps([self.value(entry.status), details], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def _key_problem(self, invoices: Sequence[Invoice]) -> Problem | None:
+    def key_problem(self, invoices: Sequence[Invoice]) -> Problem | None:
+        """What is wrong with the NF-e keys that are there."""
         for invoice in invoices:
             if invoice.key and (fault := self._key_fault(invoice)):
                 advice = f"the key {fault}; the shop does not show it: correct F2_CHVNFE in the ERP"
