@@ -367,6 +367,25 @@ def test_what_slack_refuses_is_told_as_plain_text_and_stops_no_other(on: Stage) 
     assert on.run() == AnnounceResult(posted=1)
 
 
+def test_a_message_at_which_slack_stumbles_holds_up_no_other(on: Stage) -> None:
+    on.report("old")
+    on.run()
+    for cause in ("bad0", "bad1", "good"):
+        on.report(cause)
+    on.ledger.resolve("old")
+    on.double.chokes_on = "bad"
+    on.run(8, every=10)
+    assert [message.header for message in on.double.threads] == [
+        "✅ Orders are refused: old",
+        "🔴 Orders are refused: good",
+    ]
+    assert len(on.double.replies(on.double.messages[0])) == 1
+    on.double.chokes_on = ""
+    on.hand.turn(300)
+    on.until_quiet()
+    assert len(on.double.threads) == 4
+
+
 def test_a_message_that_was_deleted_in_the_channel_ends_as_a_new_one(on: Stage) -> None:
     on.report()
     on.run()
