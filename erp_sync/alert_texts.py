@@ -350,7 +350,7 @@ KINDS: dict[str, Kind] = {
     ),
     "check_failed": _kind(
         Who.INTEGRATION,
-        Unit.ORDERS,
+        Unit.VALUES,
         (
             "Verificação falhou",
             "Uma verificação do Dagster encontrou um problema.",
@@ -364,7 +364,7 @@ KINDS: dict[str, Kind] = {
     ),
     "other": _kind(
         Who.INTEGRATION,
-        Unit.ORDERS,
+        Unit.VALUES,
         (
             "Problema na integração",
             "A integração encontrou um problema que este texto não conhece.",
