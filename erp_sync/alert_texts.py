@@ -128,14 +128,14 @@ KINDS: dict[str, Kind] = {
         Who.ERP,
         Unit.ORDERS,
         (
-            "Pedido cancelado na loja já foi faturado",
-            "A loja cancelou depois da nota fiscal: o ERP não deixa mais cancelar o pedido.",
-            "Cancele a nota ou faça a devolução dentro do prazo; veja `erp-sync order NUMERO`.",
+            "Cancelamento da loja não feito no ERP",
+            "A loja cancelou, e o pedido segue vivo no ERP: em geral já foi faturado, e o ERP não deixa mais cancelar.",
+            "Veja `erp-sync order NUMERO`; se já há nota, cancele-a ou faça a devolução dentro do prazo.",
         ),
         (
-            "An order cancelled in the shop is invoiced already",
-            "The shop cancelled it after the invoice: the ERP does not let the order be cancelled any more.",
-            "Cancel the invoice or take the goods back before the deadline; see `erp-sync order NUMBER`.",
+            "A cancellation of the shop is not done in the ERP",
+            "The shop cancelled, and the order lives on in the ERP: mostly invoiced already, so it cannot be cancelled.",
+            "See `erp-sync order NUMBER`; with an invoice, cancel that or take the goods back before the deadline.",
         ),
     ),
     "duplicate": _kind(
@@ -269,12 +269,12 @@ KINDS: dict[str, Kind] = {
         Unit.PRODUCTS,
         (
             "Estoque negativo",
-            "O saldo destes produtos no ERP, menos o que já foi vendido, está abaixo de zero.",
+            "A loja mostra menos que zero destes produtos: vendeu-se mais do que havia.",
             "Acerte o saldo no Protheus, ou decida com a loja quais pedidos não serão atendidos.",
         ),
         (
             "Negative stock",
-            "The ERP's stock of these products, less what is sold already, is below zero.",
+            "The shop shows less than none of these products: more was sold than there was.",
             "Correct the stock in Protheus, or decide with the shop which orders are not fulfilled.",
         ),
     ),
@@ -304,6 +304,48 @@ KINDS: dict[str, Kind] = {
             "The ERP's answers have changed",
             "Fields that we need are missing in the answers of Protheus, or have another type.",
             "Ask what changed in Protheus (update, dictionary, rights); undo it, or tell the integration's team.",
+        ),
+    ),
+    "check/orders_are_as_sent": _kind(
+        Who.ERP,
+        Unit.ORDERS,
+        (
+            "Pedido alterado no ERP logo após o envio",
+            "O pedido foi excluído ou alterado no Protheus entre o envio e a conferência.",
+            "Pergunte quem mexeu no pedido e por quê; veja `erp-sync order NUMERO`. Nada é reenviado sozinho.",
+        ),
+        (
+            "An order was changed in the ERP right after it was sent",
+            "It was deleted or changed in Protheus between its sending and its reading back.",
+            "Ask who touched it and why; see `erp-sync order NUMBER`. Nothing is sent again by itself.",
+        ),
+    ),
+    "check/shop_knows_every_status": _kind(
+        Who.OPS,
+        Unit.ORDERS,
+        (
+            "A loja ainda não sabe o status de pedidos",
+            "O ERP informou novos status que não foram gravados na loja: banco da loja fora do ar ou sem permissão.",
+            "Veja a última execução de `statuses` e se o banco da loja responde; depois tudo é gravado sozinho.",
+        ),
+        (
+            "The shop does not know the status of some orders",
+            "The ERP told new statuses that are not written to the shop: its database is away or denies a right.",
+            "See the last run of `statuses`, and whether the shop's database answers; then all is written by itself.",
+        ),
+    ),
+    "check/no_status_needs_a_person": _kind(
+        Who.SHOP,
+        Unit.ORDERS,
+        (
+            "Status contraditório entre loja e ERP",
+            "A loja e o ERP dizem coisas que não combinam sobre estes pedidos; nenhum lado é sobrescrito.",
+            "Decida em cada pedido quem está certo (`erp-sync order NUMERO`) e corrija o outro lado.",
+        ),
+        (
+            "Shop and ERP contradict each other on a status",
+            "What the shop and the ERP say of these orders does not go together; neither is overwritten.",
+            "Decide for each order who is right (`erp-sync order NUMBER`), and correct the other.",
         ),
     ),
     "check_failed": _kind(

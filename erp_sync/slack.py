@@ -9,8 +9,10 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from erp_sync.errors import ErpSyncError
+from erp_sync.errors import ErpSyncError, Misconfigured
 
 Block = Mapping[str, Any]
 
@@ -53,7 +55,7 @@ class SlackError(ErpSyncError):
 
 
 class Slack:
-    """Every call raises SlackError, and nothing else."""
+    """Every call raises SlackError, and nothing else. Raises Misconfigured where a proxy would see the token."""
 
     def __init__(self, token: str, channel: str, base_url: str | None = None, *, timeout: int = TIMEOUT) -> None:
         from slack_sdk import WebClient
@@ -65,8 +67,13 @@ class Slack:
         self._client = WebClient(
             token, base_url or WebClient.BASE_URL, timeout=timeout, logger=quiet, retry_handlers=[]
         )
-        if self._client.base_url.startswith("http:"):
-            self._client.proxy = None  # or plain http would leave this machine
+        parts = urlsplit(self._client.base_url)
+        proxy = self._client.proxy or getproxies().get("http")
+        if parts.scheme == "http" and proxy and not proxy_bypass(parts.hostname or ""):
+            raise Misconfigured(
+                "ERP_SYNC_SLACK_BASE_URL is plain http, and the token would leave this machine through the proxy that "
+                "HTTP_PROXY or HTTPS_PROXY names: set NO_PROXY=localhost,127.0.0.1"
+            )
 
     def post(self, text: str, blocks: Sequence[Block], thread: tuple[str, str] | None = None) -> tuple[str, str]:
         """A new message, or a reply in a `thread`. Returns its address: the channel's id and the message's ts."""

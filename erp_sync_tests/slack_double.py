@@ -60,6 +60,8 @@ class SlackDouble:
         self.retry_after = "7"
         self.fault: str = ""
         """What every call meets once `faults` is empty."""
+        self.chokes_on = ""
+        """A call whose text holds this is answered with 500."""
         self.on_call: Callable[[], None] = lambda: None
         self.clock = clock
         self._lock = threading.Lock()
@@ -103,6 +105,8 @@ class SlackDouble:
         with self._lock:
             self.calls.append(method)
             fault = self.faults.pop(0) if self.faults else self.fault
+            if self.chokes_on and self.chokes_on in body["text"]:
+                fault = "500"
             if fault in ("", "ok", "lost"):
                 answer = self._do(method, body, request.headers.get("Authorization", ""))
         if fault == "hang":

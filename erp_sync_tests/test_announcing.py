@@ -176,6 +176,18 @@ def test_what_was_over_before_it_was_told_is_told_once(on: Stage) -> None:
     assert "Over after 2 min; at its peak, 4 orders" in message.body
 
 
+def test_an_end_whose_edit_fails_is_replied_once(on: Stage) -> None:
+    on.report()
+    on.run()
+    on.ledger.resolve("cause")
+    on.double.faults = ["ok", "503", "503"]
+    on.run(4, every=30)
+    first = the(on.double.threads)
+    assert len(on.double.replies(first)) == 1
+    assert first.header == "✅ Orders are refused: cause"
+    assert on.ledger.tellings() == []
+
+
 def test_what_came_back_untold_goes_on_in_its_thread(on: Stage) -> None:
     on.report()
     on.run()
@@ -355,6 +367,25 @@ def test_what_slack_refuses_is_told_as_plain_text_and_stops_no_other(on: Stage) 
     assert on.run() == AnnounceResult(posted=1)
 
 
+def test_a_message_at_which_slack_stumbles_holds_up_no_other(on: Stage) -> None:
+    on.report("old")
+    on.run()
+    for cause in ("bad0", "bad1", "good"):
+        on.report(cause)
+    on.ledger.resolve("old")
+    on.double.chokes_on = "bad"
+    on.run(8, every=10)
+    assert [message.header for message in on.double.threads] == [
+        "✅ Orders are refused: old",
+        "🔴 Orders are refused: good",
+    ]
+    assert len(on.double.replies(on.double.messages[0])) == 1
+    on.double.chokes_on = ""
+    on.hand.turn(300)
+    on.until_quiet()
+    assert len(on.double.threads) == 4
+
+
 def test_a_message_that_was_deleted_in_the_channel_ends_as_a_new_one(on: Stage) -> None:
     on.report()
     on.run()
@@ -362,9 +393,10 @@ def test_a_message_that_was_deleted_in_the_channel_ends_as_a_new_one(on: Stage) 
     on.report(count=5)
     on.hand.turn(60)
     on.run()
+    on.report(count=6)
     on.hand.turn(60)
     assert on.run() == AnnounceResult()
-    assert on.double.calls == ["chat.postMessage", "chat.update"]
+    assert on.double.calls == ["chat.postMessage", "chat.update"], "nobody tries for ever"
     on.ledger.resolve("cause")
     on.until_quiet()
     assert the(on.double.messages).header == "✅ Orders are refused: cause"
@@ -417,6 +449,20 @@ def test_two_drains_at_once_post_each_message_once(mariadb: MariaDB, double: Sla
             list(pool.map(Announcer.run, announcers))
     assert len(double.messages) == 12
     on.close()
+
+
+def test_while_one_tells_another_does_not(on: Stage) -> None:
+    on.report("a")
+    other = on.another()
+    meanwhile: list[AnnounceResult] = []
+
+    def run_another() -> None:
+        on.double.on_call = lambda: None
+        meanwhile.append(other.run())
+
+    on.double.on_call = run_another
+    assert on.run() == AnnounceResult(posted=1)
+    assert meanwhile == [AnnounceResult()]
 
 
 def test_who_slept_through_its_lease_posts_nothing_more(on: Stage) -> None:

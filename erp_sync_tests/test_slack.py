@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from erp_sync.errors import Misconfigured
 from erp_sync.slack import Slack, SlackError
 from erp_sync_tests.slack_double import CHANNEL, CHANNEL_NAME, TOKEN, SlackDouble
 
@@ -115,12 +116,14 @@ def test_no_token_and_no_message_in_any_line(
     assert "c4n4ry" not in repr(slack) + repr(vars(slack))
 
 
-def test_plain_http_passes_no_proxy(double: SlackDouble, monkeypatch: pytest.MonkeyPatch) -> None:
-    with SlackDouble() as gone:
-        for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{gone.port}")
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy"])
+def test_plain_http_passes_no_proxy(double: SlackDouble, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for each in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with pytest.raises(Misconfigured, match="plain http, and the token would leave this machine"):
+        Slack(TOKEN, CHANNEL, double.url)
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
     Slack(TOKEN, CHANNEL, double.url, timeout=1).post("text", BLOCKS)
     assert len(double.messages) == 1
 
