@@ -114,6 +114,12 @@ class Here:
         )
 
 
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests tick faster than the daemon."""
+    monkeypatch.setattr("erp_sync.defs.alarms.PAUSE_SHARE", 0.0)
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[Here]:
     """A ledger and Dagster; shop and ERP are named, and away."""
@@ -243,6 +249,15 @@ class TestLedgerFindings:
         here.tick()
         [again] = here.open().values()
         assert again.seen == incident.seen, "what stands as it stood is not written down every 15 seconds"
+
+    def test_a_question_that_takes_long_is_asked_more_rarely(self, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And what it found stands until it is asked again."""
+        monkeypatch.setattr("erp_sync.defs.alarms.PAUSE_SHARE", 1e9)
+        here.order("1")
+        here.tick()
+        here.turn_into("1", state=LedgerState.CANCELLED, next_at=None)
+        assert "nothing_waits" in str(here.tick().skip_reason)
+        assert here.open().keys() == {"check/erp/orders/nothing_waits"}
 
     def test_what_it_is_about_has_its_own_words(self, here: Here) -> None:
         problem = Problem(MORE_THAN_ONCE, "A, B", "the ERP has this order more than once")

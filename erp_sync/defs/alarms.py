@@ -8,7 +8,9 @@ is told straight (defs/blind.py).
 
 # No `from __future__ import annotations`: Dagster looks at the annotations themselves.
 import logging
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
 from datetime import timedelta
@@ -44,13 +46,15 @@ logger = logging.getLogger(__name__)
 NAME = "alarms"
 ALIVE_MARK = "alarms.alive"
 INTERVAL_SECONDS = 15
+PAUSE_SHARE = 20.0
+"""A check of the ledger rests for so many times as long as it took."""
 SEEN_EVERY = timedelta(minutes=1)
 """What stands as it stood is written down again this often."""
 _SEEN = [field.name for field in fields(Sighting)]
 
 
 def alarms(settings: Settings) -> dg.SensorDefinition:
-    blind = Blind(settings)
+    blind, pace = Blind(settings), Pace()
 
     @dg.sensor(
         name=NAME,
@@ -64,7 +68,7 @@ def alarms(settings: Settings) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, erp_sync: dg.ResourceParam[ErpSync]) -> dg.SensorResult:
         try:
             connections = erp_sync.connections()
-            look = Look(context, erp_sync, connections.ledger)
+            look = Look(context, erp_sync, connections.ledger, pace)
             look.at_all(settings)
             connections.ledger.set_mark(ALIVE_MARK)
         except ErpSyncError as failure:
@@ -80,10 +84,29 @@ def alarms(settings: Settings) -> dg.SensorDefinition:
     return sensor
 
 
+class Pace:
+    """What takes long is asked more rarely: a database in trouble is not asked to death. One per process."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, float] = {}
+
+    def is_due(self, name: str) -> bool:
+        return time.monotonic() >= self._next.get(name, 0.0)
+
+    @contextmanager
+    def asking(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            ended = time.monotonic()
+            self._next[name] = ended + (ended - started) * PAUSE_SHARE
+
+
 class Look:
     """One look at everything. Raises LedgerUnavailable; whatever else goes wrong with one source stops no other."""
 
-    def __init__(self, context: dg.SensorEvaluationContext, erp_sync: ErpSync, ledger: "Ledger") -> None:
+    def __init__(self, context: dg.SensorEvaluationContext, erp_sync: ErpSync, ledger: "Ledger", pace: Pace) -> None:
         repository = context.repository_def
         if repository is None:
             raise dg.DagsterInvariantViolationError("the sensor was not given its repository")
@@ -94,13 +117,18 @@ class Look:
         self._repository = repository
         self._erp_sync = erp_sync
         self._ledger = ledger
+        self._pace = pace
         self._open = {incident.cause: incident for incident in ledger.open_incidents()}
         self._wrong: set[str] = set()
 
     def at_all(self, settings: Settings) -> None:
         ours = {check_key(name, check): check for name, check in LEDGER_CHECKS.items()}
         for key, check in ours.items():
-            self._source(key.name, partial(self._ledger_check, key, check))
+            if self._pace.is_due(key.name):
+                with self._pace.asking(key.name):
+                    self._source(key.name, partial(self._ledger_check, key, check))
+            elif check_cause(key) in self._open:
+                self._wrong.add(check_cause(key))
         others = self._repository.asset_graph.asset_check_keys - ours.keys()
         for key in sorted(others):
             self._source(key.name, partial(self._latest_evaluation, key))
