@@ -17,6 +17,7 @@ from erp_sync.ledger.entries import Entries
 from erp_sync.ledger.heartbeats import Heartbeats
 from erp_sync.ledger.marks import Marks
 from erp_sync.ledger.part import DATABASE_TIME
+from erp_sync.ledger.retention import Retention
 from erp_sync.ledger.statuses import Statuses
 from erp_sync.ledger.tables import REVISION, VERSION_TABLE, marks
 
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 JUMPED = "clock.jumped"
 
 
-class Ledger(Entries, Statuses, Customers, Marks, EarlyOrders, Heartbeats):
+class Ledger(Entries, Statuses, Customers, Marks, EarlyOrders, Heartbeats, Retention):
     """Thread-safe; each call is a transaction of its own. Every call raises LedgerUnavailable when the database does
     not answer, and Misconfigured when it refuses us."""
 
