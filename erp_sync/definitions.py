@@ -12,6 +12,7 @@ from erp_sync.defs.assets.stock import erp_stock_balances, shop_stock_levels
 from erp_sync.defs.jobs import orders_job, statuses_job, stock_job
 from erp_sync.defs.partitions import business_days
 from erp_sync.defs.resources import ErpSync
+from erp_sync.defs.retention import every_night, retention_job
 from erp_sync.defs.schedules import order_statuses, stock_levels, yesterday
 from erp_sync.defs.sensors import finalized_orders
 from erp_sync.settings import Settings, load_settings
@@ -25,6 +26,7 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
     settings = settings or load_settings()
     days = business_days(settings)
     job, statuses, stock = orders_job(), statuses_job(), stock_job()
+    retention = retention_job(settings)
     with warnings.catch_warnings():
         # Backfill policies and code references are in beta, and wanted: what is deprecated still warns.
         warnings.simplefilter("ignore", dg.BetaWarning)
@@ -36,11 +38,12 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
         )
     return dg.Definitions(
         assets=assets,
-        jobs=[job, statuses, stock],
+        jobs=[job, statuses, stock, retention],
         schedules=[
             yesterday(job, days),
             order_statuses(statuses, settings.statuses.every_minutes),
             stock_levels(stock, settings.stock.every_minutes),
+            every_night(retention, str(days.timezone)),
         ],
         sensors=[finalized_orders(job, days)],
         resources={"erp_sync": erp_sync or ErpSync()},

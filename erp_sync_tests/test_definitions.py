@@ -57,7 +57,10 @@ def test_definitions_load_without_environment_and_without_warnings() -> None:
             *("shop/order_status", "shop/orders", "shop/stock_levels"),
         ],
         "sensors": {"finalized_orders": "RUNNING"},
-        "schedules": {"order_statuses": "RUNNING", "stock_levels": "RUNNING", "yesterdays_orders": "RUNNING"},
+        "schedules": {
+            **{"order_statuses": "RUNNING", "stock_levels": "RUNNING", "yesterdays_orders": "RUNNING"},
+            **{"retention": "RUNNING"},
+        },
     }
 
 

@@ -11,6 +11,7 @@ SHOP_STOCK_LEVELS = dg.AssetKey(["shop", "stock_levels"])
 ORDERS_JOB = "orders"
 STATUSES_JOB = "statuses"
 STOCK_JOB = "stock"
+RETENTION_JOB = "retention"
 FLOW_TAG = "erp_sync/flow"
 LINGER_TAG = "erp_sync/linger"
 """On runs that the sensor started: they go on looking for orders. A backfill does not."""
@@ -19,6 +20,7 @@ SWEEP_TAG = "erp_sync/sweep"
 RUN_TAGS = {FLOW_TAG: "orders", "dagster/max_runtime": "300"}
 STATUSES_TAGS = {FLOW_TAG: "statuses", "dagster/max_runtime": "300"}
 STOCK_TAGS = {FLOW_TAG: "stock", "dagster/max_runtime": "300"}
+RETENTION_TAGS = {"dagster/max_runtime": "1200"}
 FLOWS = {
     "orders": (ORDERS_JOB, frozenset({ERP_ORDERS})),
     "statuses": (STATUSES_JOB, frozenset({ERP_ORDER_STATUS, SHOP_ORDER_STATUS})),
