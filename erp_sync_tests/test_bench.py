@@ -17,7 +17,7 @@ from erp_sync_tests.bench.tick import tick
 from erp_sync_tests.bench.torture import torture
 
 
-@pytest.mark.parametrize("name", ["drain", "imports", "latency", "memory", "statuses", "tick", "torture"])
+@pytest.mark.parametrize("name", ["drain", "imports", "latency", "memory", "month", "statuses", "tick", "torture"])
 def test_a_benchmark_says_how_it_is_used(name: str) -> None:
     command = [sys.executable, "-m", f"erp_sync_tests.bench.{name}", "--help"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
