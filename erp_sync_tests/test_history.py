@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster._core.utils import make_new_run_id
 
@@ -56,10 +57,10 @@ def instance(home: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def run(instance: dg.DagsterInstance, day: str = "", *, fails: bool = False) -> str:
+def run(instance: dg.DagsterInstance, day: str = "", *, fails: bool = False, checked: bool = True) -> str:
     """A run of the day's orders and their check; without a day, of the stock."""
     done = dg.materialize(
-        [orders, whole] if day else [stock],
+        [orders, *([whole] if checked else [])] if day else [stock],
         instance=instance,
         partition_key=f"2026-11-{day}" if day else None,
         tags={"fails": "yes"} if fails else {},
@@ -130,11 +131,15 @@ def test_the_last_run_of_each_day_stays_so_that_the_day_does(instance: dg.Dagste
     assert not set(gone) & set(stays)
     assert shown(instance) == before
     assert instance.get_latest_materialization_event(STOCK) is not None
-    check = dg.AssetCheckKey(ORDERS, "whole")
-    results = instance.event_log_storage.get_latest_asset_check_execution_by_key([check])
-    assert results[check].run_id in stays
     instance.delete_run(stays[0])
     assert shown(instance) == [["02"], ["03"]]
+
+
+def test_the_run_of_a_checks_last_result_stays(instance: dg.DagsterInstance) -> None:
+    run(instance, "01")
+    stays = {run(instance, "01"), run(instance, "01", checked=False)}
+    assert purge(instance, 1000).runs == 1
+    assert set(instance.get_run_ids()) == stays
 
 
 def test_failed_runs_stay_longer(instance: dg.DagsterInstance) -> None:
@@ -265,6 +270,25 @@ def test_what_somebody_deleted_in_the_ui_leaves_no_files(instance: dg.DagsterIns
     assert purge(instance, 15).stray_runs == 1
     assert files(home, deleted) == []
     assert files(home, stays)
+
+
+def test_where_all_runs_share_one_database_their_rows_go(home: Path) -> None:
+    """As with Postgres or MySQL."""
+    shared = {
+        "module": "dagster._core.storage.event_log",
+        "class": "ConsolidatedSqliteEventLogStorage",
+        "config": {"base_dir": str(home / "shared")},
+    }
+    with dg.DagsterInstance.from_ref(
+        InstanceRef.from_dir(str(home), overrides={"event_log_storage": shared})
+    ) as instance:
+        gone, stays = run(instance, "01"), run(instance, "01")
+        observe(instance, "2026-11-01", 2)
+        purged = purge(instance, 15)
+        assert (purged.runs, purged.runless_events) == (1, 3)
+        assert instance.all_logs(gone) == []
+        assert len(instance.all_logs(stays)) > 5
+        assert instance.get_run_ids() == [stays]
 
 
 def figures(done: dg.ExecuteInProcessResult, step: str) -> dict[str, Any]:
