@@ -122,8 +122,9 @@ def test_an_old_run_goes_with_all_that_belongs_to_it(instance: dg.DagsterInstanc
 
 def test_the_last_run_of_each_day_stays_so_that_the_day_does(instance: dg.DagsterInstance) -> None:
     """Dagster's cache of the days hides a deleted run until it is built anew."""
-    gone = [run(instance, "01"), run(instance, "02", fails=True), run(instance)]
-    stays = [run(instance, "01"), run(instance, "02"), run(instance), run(instance, "03", fails=True)]
+    gone = [run(instance, "01", checked=False), run(instance, "02", fails=True, checked=False), run(instance)]
+    failed = run(instance, "03", fails=True, checked=False)
+    stays = [failed, *(run(instance, day, checked=False) for day in ("01", "02", ""))]
     before = shown(instance)
     assert before == [["01", "02"], ["03"]]
     purge(instance, 1000)
@@ -131,7 +132,7 @@ def test_the_last_run_of_each_day_stays_so_that_the_day_does(instance: dg.Dagste
     assert not set(gone) & set(stays)
     assert shown(instance) == before
     assert instance.get_latest_materialization_event(STOCK) is not None
-    instance.delete_run(stays[0])
+    instance.delete_run(stays[1])
     assert shown(instance) == [["02"], ["03"]]
 
 
