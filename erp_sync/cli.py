@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from erp_sync.sync.connections import Connections
     from erp_sync.sync.reconcile import ReconcileResult
     from erp_sync.sync.results import OrdersResult, StatusesResult, StockResult
+    from erp_sync.sync.retention import LedgerPurged
 
-Result = TypeVar("Result", "OrdersResult", "StatusesResult", "StockResult", "ReconcileResult")
+Result = TypeVar("Result", "OrdersResult", "StatusesResult", "StockResult", "ReconcileResult", "LedgerPurged")
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")
 
@@ -324,8 +325,15 @@ def order(number: str, as_json: bool) -> None:
         )
     statuses = ledger.statuses([entry.order_id for entry in entries])
     stories = [(entry, statuses.get(entry.order_id), _story(ledger, entry.order_id)) for entry in entries]
+    # Every change of an entry is a step with its version: where some are missing, retention took them.
+    shortened = {
+        entry.order_id for entry, _, story in stories if sum("state" in line for line in story) < entry.version
+    }
     if as_json:
-        lines = [{**_plain(entry), **_life(status), "story": story} for entry, status, story in stories]
+        lines = [
+            {**_plain(entry), **_life(status), "story": story, "story_shortened": entry.order_id in shortened}
+            for entry, status, story in stories
+        ]
         click.echo(json.dumps(lines[0] if len(lines) == 1 else lines, ensure_ascii=False))
         return
     for entry, status, story in stories:
@@ -340,6 +348,10 @@ def order(number: str, as_json: bool) -> None:
             clock = f" [{datetime.fromisoformat(erp_at):%H:%M:%S} UTC in the ERP]" if erp_at else ""
             at = datetime.fromisoformat(line["at"])
             click.echo(f"  {at:%Y-%m-%d %H:%M:%S} UTC  {line['kind']:<16} {line['text']}{took}{clock}")
+        if entry.order_id in shortened:
+            click.echo(
+                "  (the routine steps in between were deleted: it was final for longer than [retention] event_days)"
+            )
 
 
 @cli.command()
@@ -373,6 +385,33 @@ def orders(state: str | None, day: datetime | None, limit: int, as_json: bool) -
     if not console.is_terminal:
         console.width = 10_000
     console.print(table if entries else "no such order")
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Only count what would go.")
+@JSON
+def purge(dry_run: bool, as_json: bool) -> None:
+    """Delete what the ledger kept for long enough ([retention] event_days): routine steps of orders that are final.
+
+    Orders stay, and with them when each was found, sent and done. Needs ERP_SYNC_LEDGER_URL alone. Where Dagster runs,
+    its job `retention` does it every night.
+    """
+    from erp_sync.settings import load_settings
+    from erp_sync.sync.retention import purge_ledger
+
+    ledger, settings = _ledger(), load_settings()
+
+    def words(result: LedgerPurged) -> str:
+        return f"orders shortened {result.orders}, steps {result.steps}"
+
+    result = _with_progress(
+        "looking for old orders", words, lambda show: purge_ledger(ledger, settings, dry_run=dry_run, progress=show)
+    )
+    figures = {"orders": result.orders, "steps": result.steps, **result.rows}
+    if as_json:
+        click.echo(json.dumps(figures))
+    else:
+        click.echo(", ".join(f"{name} {count}" for name, count in figures.items()))
 
 
 @cli.group()

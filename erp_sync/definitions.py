@@ -16,6 +16,7 @@ from erp_sync.defs.freshness import with_freshness
 from erp_sync.defs.jobs import orders_job, reconciliation_job, statuses_job, stock_job
 from erp_sync.defs.partitions import business_days
 from erp_sync.defs.resources import ErpSync
+from erp_sync.defs.retention import every_night, retention_job
 from erp_sync.defs.schedules import (
     inspection_schedule,
     last_days,
@@ -37,7 +38,7 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
     settings = settings or load_settings()
     days = business_days(settings)
     job, statuses, stock, reconciliation = orders_job(), statuses_job(), stock_job(), reconciliation_job()
-    checks, inspection = checks_job(), inspection_job()
+    checks, inspection, retention = checks_job(), inspection_job(), retention_job(settings)
     with warnings.catch_warnings():
         # Backfill policies and code references are in beta, and wanted: what is deprecated still warns.
         warnings.simplefilter("ignore", dg.BetaWarning)
@@ -50,7 +51,7 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
     return dg.Definitions(
         assets=assets,
         asset_checks=[ledger_checks(), inspection_checks(), every_order_agrees()],
-        jobs=[job, statuses, stock, reconciliation, checks, inspection],
+        jobs=[job, statuses, stock, reconciliation, checks, inspection, retention],
         schedules=[
             yesterday(job, days),
             order_statuses(statuses, settings.statuses.every_minutes),
@@ -58,6 +59,7 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
             ledger_checks_schedule(checks),
             inspection_schedule(inspection),
             last_days(reconciliation, days, settings.reconcile.days),
+            every_night(retention, str(days.timezone)),
         ],
         sensors=[finalized_orders(job, days), alarms(settings)],
         resources={"erp_sync": erp_sync or ErpSync()},

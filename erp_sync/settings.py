@@ -234,6 +234,17 @@ class ReconcileSection(_Section):
     """The last so many business days before today."""
 
 
+class RetentionSection(_Section):
+    """`[retention]`: for how many days what is only history is kept. An order itself is kept for ever."""
+
+    event_days: Annotated[int, Field(ge=30, le=36500)] = 400
+    """The steps of an order's story, after the last of them: whoever closes a year may ask about all of it."""
+    run_days: Annotated[int, Field(ge=2, le=3650)] = 14
+    """Dagster's runs that succeeded, after their end: two weeks of figures that plot."""
+    failed_run_days: Annotated[int, Field(ge=2, le=3650)] = 90
+    """Those that failed or were cancelled: what is looked into takes longer."""
+
+
 class Settings(BaseSettings):
     """What is set. `require_*` say in one line what is missing, for the flow that needs it."""
 
@@ -260,6 +271,7 @@ class Settings(BaseSettings):
     alerts: AlertsSection = AlertsSection()
     logs: LogsSection = LogsSection()
     reconcile: ReconcileSection = ReconcileSection()
+    retention: RetentionSection = RetentionSection()
 
     @classmethod
     def settings_customise_sources(
@@ -388,7 +400,7 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
-_SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs", "reconcile"}
+_SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs", "reconcile", "retention"}
 _SECRETS = {
     "ERP_SYNC_SHOP_URL",
     "ERP_SYNC_LEDGER_URL",

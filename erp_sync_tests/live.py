@@ -92,7 +92,7 @@ class Place:
     def run_in(self, status: dg.DagsterRunStatus, day: date, tags: dict[str, str] | None = None) -> dg.DagsterRun:
         """A run of this day that stands in Dagster's storage and has no process."""
         which = tags or {"dagster/partition": day.isoformat()}
-        return self.instance.create_run_for_job(self.job, status=status, tags=which, remote_job_origin=_origin())
+        return self.instance.create_run_for_job(self.job, status=status, tags=which, remote_job_origin=job_origin())
 
     def figures(self, day: date) -> dict[str, Any]:
         """Metadata of the day's latest materialization."""
@@ -123,7 +123,7 @@ class Place:
         assert self.erp_sync.connections().orders_flow().run(sweep=True).failure is None
 
 
-def _origin() -> Any:
+def job_origin() -> Any:
     """Where a queued run's job is found: Dagster's storage insists, and no public name makes one."""
     from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
     from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
@@ -167,13 +167,14 @@ class LiveDagster:
         self.environment = {**os.environ, **on.environment, "DAGSTER_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *, web: bool = True) -> None:
+    def start(self, *, web: bool = True, daemon: bool = True) -> None:
         """Returns when the daemon runs, and the web server answers."""
         module = ["-m", "erp_sync.definitions"]
         # Daemon and web server would both create the instance's tables at their first start, and one would fail.
         migrate = [str(Path(sys.executable).parent / "dagster"), "instance", "migrate"]
         subprocess.run(migrate, env=self.environment, cwd=self.home, check=True, capture_output=True, timeout=60)
-        self._run("dagster-daemon", "run", *module)
+        if daemon:
+            self._run("dagster-daemon", "run", *module)
         if web:
             self._run("dagster-webserver", "-h", "127.0.0.1", "-p", str(self.port), *module)
             until(f"the web server answers\n{self.log()}", self._answers, 60)

@@ -21,7 +21,7 @@ from erp_sync_tests.bench.torture import torture
 
 
 @pytest.mark.parametrize(
-    "name", ["checks", "drain", "imports", "latency", "memory", "reconcile", "statuses", "tick", "torture"]
+    "name", ["checks", "drain", "imports", "latency", "memory", "month", "reconcile", "statuses", "tick", "torture"]
 )
 def test_a_benchmark_says_how_it_is_used(name: str) -> None:
     command = [sys.executable, "-m", f"erp_sync_tests.bench.{name}", "--help"]

@@ -24,8 +24,10 @@ import erp_sync.shop
 from erp_sync import cli
 from erp_sync.demo import Stage, stage
 from erp_sync.ledger.ledger import open_ledger
+from erp_sync.ledger.migrate import migrate
 from erp_sync.models import LedgerState
 from erp_sync.sandbox.config import Fault
+from erp_sync_tests.ledger_entries import Hand, due, found, step
 from erp_sync_tests.mariadb import MariaDB
 
 CONFIG = f"""\
@@ -173,6 +175,29 @@ def test_the_story_of_an_order_in_plain_words(on: Stage, run: CommandLine) -> No
     assert re.fullmatch(rf"order {order.number} of \d{{4}}-\d\d-\d\d: sent, ERP order \d{{6}} in branch 0101", head)
     kinds = [re.fullmatch(r"  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC  (\w+) +\S.*", line) for line in story]
     assert [kind and kind[1] for kind in kinds] == ["found", "claimed", "intent", "sent", "verified"]
+
+
+def test_a_story_whose_routine_steps_are_gone_says_so(on: Stage, run: CommandLine, tmp_path: Path) -> None:
+    """Sent and cancelled more than a year ago, in a ledger of its own."""
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    migrate(url)
+    then = datetime(2024, 1, 1, tzinfo=UTC)
+    ledger = open_ledger(url, clock=Hand(then))
+    ledger.add(found(due("1", then)))
+    for kind, state in (("claimed", LedgerState.SENDING), ("cancelled", LedgerState.CANCELLED)):
+        assert ledger.change([step(ledger.entries(["1"])["1"], kind, state=state, next_at=None)]) == [True]
+    ledger.close()
+    assert run("order", "LJ-1", "--json", ERP_SYNC_LEDGER_URL=url).json()["story_shortened"] is False
+    expected = {"orders": 1, "steps": 1, "erp_sync_customer_holds": 0}
+    assert run("purge", "--dry-run", "--json", ERP_SYNC_LEDGER_URL=url).json() == expected
+    assert "orders 1, steps 1" in run("purge", ERP_SYNC_LEDGER_URL=url).out
+    told = run("order", "LJ-1", "--json", ERP_SYNC_LEDGER_URL=url).json()
+    assert told["story_shortened"] is True
+    assert [line["kind"] for line in told["story"]] == ["found", "cancelled"]
+    assert "[retention] event_days" in run("order", "LJ-1", ERP_SYNC_LEDGER_URL=url).out.splitlines()[-1]
+    whole = on.shop.checkout()
+    run("run", "orders", "--number", whole.number)
+    assert run("order", whole.number, "--json").json()["story_shortened"] is False
 
 
 def test_the_story_as_json(on: Stage, run: CommandLine) -> None:

@@ -63,7 +63,8 @@ def test_definitions_load_without_environment_and_without_warnings() -> None:
         "sensors": {"alarms": "RUNNING", "finalized_orders": "RUNNING"},
         "schedules": {
             **{"inspection": "RUNNING", "ledger_checks": "RUNNING", "order_statuses": "RUNNING"},
-            **{"reconciliation_of_last_days": "RUNNING", "stock_levels": "RUNNING", "yesterdays_orders": "RUNNING"},
+            **{"reconciliation_of_last_days": "RUNNING", "retention": "RUNNING", "stock_levels": "RUNNING"},
+            **{"yesterdays_orders": "RUNNING"},
         },
     }
 

@@ -243,6 +243,7 @@ def test_an_empty_variable_is_an_absent_one(toml: Write, monkeypatch: pytest.Mon
         ("[stock]\nmax_change_share = 30", "stock.max_change_share = 30: Input should be less than or equal to 1"),
         ("[stock]\nwarehouse_buffers = { 02 = 1 }", "stock: warehouse_buffers.02 is none of warehouses"),
         ('[stock]\nsource = "retail"', 'stock: source = "retail" knows neither open orders'),
+        ("[retention]\nrun_days = 0", "retention.run_days = 0: Input should be greater than or equal to 2"),
         ("[stock]\nmax_change_share = 0", "stock.max_change_share = 0: Input should be greater than 0"),
     ],
 )

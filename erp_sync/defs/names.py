@@ -15,6 +15,7 @@ STOCK_JOB = "stock"
 CHECKS_JOB = "checks"
 INSPECTION_JOB = "inspection"
 RECONCILIATION_JOB = "reconciliation"
+RETENTION_JOB = "retention"
 FLOW_TAG = "erp_sync/flow"
 LINGER_TAG = "erp_sync/linger"
 """On runs that the sensor started: they go on looking for orders. A backfill does not."""
@@ -24,6 +25,7 @@ RUN_TAGS = {FLOW_TAG: "orders", "dagster/max_runtime": "300"}
 STATUSES_TAGS = {FLOW_TAG: "statuses", "dagster/max_runtime": "300"}
 STOCK_TAGS = {FLOW_TAG: "stock", "dagster/max_runtime": "300"}
 RECONCILIATION_TAGS = {FLOW_TAG: "reconciliation", "dagster/max_runtime": "1800"}
+RETENTION_TAGS = {"dagster/max_runtime": "1200"}
 FLOWS = {
     "orders": (ORDERS_JOB, frozenset({ERP_ORDERS})),
     "statuses": (STATUSES_JOB, frozenset({ERP_ORDER_STATUS, SHOP_ORDER_STATUS})),

@@ -21,6 +21,7 @@ from erp_sync.ledger.marks import Marks
 from erp_sync.ledger.outlet import Outlets
 from erp_sync.ledger.part import DATABASE_TIME
 from erp_sync.ledger.reconciliations import Reconciliations
+from erp_sync.ledger.retention import Retention
 from erp_sync.ledger.statuses import Statuses
 from erp_sync.ledger.tables import REVISION, VERSION_TABLE, marks
 
@@ -29,7 +30,19 @@ logger = logging.getLogger(__name__)
 JUMPED = "clock.jumped"
 
 
-class Ledger(Entries, Statuses, Customers, Marks, EarlyOrders, Heartbeats, Health, Incidents, Outlets, Reconciliations):
+class Ledger(
+    Entries,
+    Statuses,
+    Customers,
+    Marks,
+    EarlyOrders,
+    Heartbeats,
+    Health,
+    Incidents,
+    Outlets,
+    Reconciliations,
+    Retention,
+):
     """Thread-safe; each call is a transaction of its own. Every call raises LedgerUnavailable when the database does
     not answer, and Misconfigured when it refuses us."""
 
