@@ -217,7 +217,7 @@ def test_a_pass_without_time_goes_on_where_the_last_one_stopped(
     monkeypatch.setattr("erp_sync.sync.retention.time", SimpleNamespace(monotonic=lambda: float(next(ticking))))
     seen = []
     for _ in range(4):
-        purged = purge_ledger(ledger, SETTINGS, budget=3)
+        purged = purge_ledger(ledger, SETTINGS, budget=2 + len(retention.DATED))
         seen.append((purged.orders, purged.complete))
     assert seen == [(2, False), (2, False), (1, True), (0, False)]
     assert {tuple(kinds(ledger, order_id)) for order_id in "12345"} == {tuple(SHORT)}
