@@ -46,12 +46,13 @@ TABLES: Mapping[str, frozenset[str]] = {
             *("B2_QEMPSA", "B2_QEMPPRJ", "B2_QTNP", "B2_QEMPPRE"),
         }
     ),
+    "SB1": frozenset({"B1_COD", "B1_MSBLQL"}),
     "SA1": frozenset({"A1_COD", "A1_LOJA", "A1_CGC", "A1_MSBLQL"}),
     "SE4": frozenset({"E4_CODIGO"}),
 }
 """What may be read. Fields of the customer's own (external id, tracking code) are added by `Query`."""
 
-SHARED = frozenset({"SA1", "SE4"})
+SHARED = frozenset({"SA1", "SB1", "SE4"})
 """Tables that branches may share: the branch of a row is blank then, or the part that the branches have in common."""
 
 Row = Mapping[str, "str | Decimal"]

@@ -75,6 +75,7 @@ class ShopStock:
         self._write = [Command("[stock] write", statement, is_sqlite=writer.is_sqlite) for statement in section.write]
         self._bulk = Command("[stock] bulk", section.bulk, is_sqlite=writer.is_sqlite) if section.bulk else None
         self._finds: dict[int, Command] = {}
+        self._skus = _listing(section.skus, is_sqlite=writer.is_sqlite) if section.skus else None
 
     @property
     def together(self) -> int:
@@ -87,6 +88,21 @@ class ShopStock:
     def present(self, places: Sequence[Place]) -> dict[Place, list[Decimal]]:
         """What each row of the shop shows: [] no row, several where `find` is ambiguous."""
         return self._writer.read(lambda connection: self._present(connection, places))
+
+    def skus(self, since: str, limit: int) -> list[str]:
+        """SKUs of the shop in its database's order, from this one on; [] where the profile does not list them."""
+        if self._skus is None:
+            return []
+        command, values = self._skus[0], {"since": since, "most": limit}
+        rows = self._writer.read(lambda connection: command.execute(connection, values).all())
+        return [plain(row[0]) for row in rows]
+
+    def count_skus(self) -> int | None:
+        """None where the profile does not list them."""
+        if self._skus is None:
+            return None
+        command = self._skus[1]
+        return int(self._writer.read(lambda connection: command.execute(connection, {}).scalar_one()))
 
     def write(
         self,
@@ -196,3 +212,14 @@ class ShopStock:
             raise Misconfigured(
                 f"profile {name}: [stock] find gives SKU {sku!r} a quantity that is no number: select the number"
             ) from None
+
+
+def _listing(skus: Statement, *, is_sqlite: bool) -> tuple[Command, Command]:
+    """A part of the list, and how long it is."""
+    inner = f"(\n{skus.renamed(str)}\n) q"
+    texts = (
+        f"SELECT q.sku FROM {inner} WHERE q.sku >= :since AND q.sku <> '' ORDER BY q.sku LIMIT :most",  # noqa: S608
+        f"SELECT COUNT(*) FROM {inner} WHERE q.sku <> ''",  # noqa: S608 - the profile is SQL
+    )
+    part, count = (Command("[stock] skus", Statement.reading(text), is_sqlite=is_sqlite) for text in texts)
+    return part, count
