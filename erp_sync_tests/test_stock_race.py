@@ -53,8 +53,8 @@ SECONDS = 6.0
 ROUNDS = 4
 """A mutant that does not oversell in one round gets another."""
 BULK = """
-UPDATE products p
-  JOIN erp_sync_stock s ON p.sku = s.sku COLLATE utf8mb4_unicode_ci AND HEX(p.sku) = HEX(s.sku)
+UPDATE erp_sync_stock s
+  STRAIGHT_JOIN products p ON p.sku = s.sku COLLATE utf8mb4_unicode_ci AND HEX(p.sku) = HEX(s.sku)
    SET p.stock = s.quantity
 """
 
@@ -119,6 +119,8 @@ class Race:
         """Units sold or on sale that there were not."""
         self.counts: Counter[str] = Counter()
         self.errors: list[BaseException] = []
+        self.waits: list[float] = []
+        """Milliseconds of each checkout that came through."""
         self._unsent: deque[int] = deque()
         self._over = threading.Event()
         self._buyers_left = BUYERS
@@ -186,6 +188,7 @@ class Race:
         shop = DemoShop(self._till, seed + 100)
         dice = random.Random(seed)
         while not self._over.is_set():
+            began = time.perf_counter()
             try:
                 placed = shop.place_order("paid" if dice.random() < 0.7 else "pending")
             except SoldOut:
@@ -196,8 +199,10 @@ class Race:
                 assert error.orig is not None
                 assert error.orig.args[0] in (1213, 1205), error
                 self.counts["checkouts broken off"] += 1
+                self.counts["deadlocks"] += error.orig.args[0] == 1213
                 continue
             self.counts["orders"] += 1
+            self.waits.append((time.perf_counter() - began) * 1000)
             self._unsent.append(placed.order_id)
         with self._lock:
             self._buyers_left -= 1
