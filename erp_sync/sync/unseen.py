@@ -65,10 +65,10 @@ class Unseen:
     def ask(self, result: StockResult) -> list[SkuBalance]:
         """Once all pages were shown: what the ERP says of those that were on none. No answer, or one that
         proves nothing, leaves them unknown. Raises Misconfigured."""
-        if self._erp is None or not self._witness:
+        possible = [sku for sku in self._left if self._witness and self._erp is not None and self._erp.can_have(sku)]
+        if self._erp is None or not possible:
             result.name("unknown_to_erp", self._left)
             return []
-        possible = [sku for sku in self._left if self._erp.can_have(sku)]
         asked = possible[:NAMED]
         try:
             rows = self._erp.named(asked, self._witness)
