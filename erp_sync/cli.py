@@ -195,8 +195,11 @@ def run_statuses(day: datetime | None, numbers: Sequence[str], as_json: bool) ->
 @run.command("stock")
 @click.option("--dry-run", is_flag=True, help="Compare only: print what would change, and write nothing.")
 @click.option("--accept", is_flag=True, help="Write it however many stocks change (stock.max_change_share).")
+@click.option(
+    "--csv", type=click.Path(path_type=Path), help="All differences go into this file (stock.differences_csv)."
+)
 @JSON
-def run_stock(dry_run: bool, accept: bool, as_json: bool) -> None:
+def run_stock(dry_run: bool, accept: bool, csv: Path | None, as_json: bool) -> None:
     """Read the ERP's stock and write what may be sold to the shop: only what differs, and up only by fresh figures.
 
     Exit code 1 where more than stock.max_change_share of the stocks would change: then nothing is written.
@@ -213,7 +216,7 @@ def run_stock(dry_run: bool, accept: bool, as_json: bool) -> None:
     result = _with_progress(
         "reading the ERP's stock",
         words,
-        lambda show: flow.run(dry_run=dry_run, accept=accept, budget=math.inf, progress=show),
+        lambda show: flow.run(dry_run=dry_run, accept=accept, budget=math.inf, csv=csv, progress=show),
     )
     if dry_run and not as_json:
         for change in result.changes:
@@ -225,6 +228,9 @@ def run_stock(dry_run: bool, accept: bool, as_json: bool) -> None:
         "skus",
         "found",
         "unknown",
+        "unknown_to_erp",
+        "asked_by_name",
+        "zero_by_name",
         "ambiguous",
         "different",
         "written",
@@ -236,6 +242,8 @@ def run_stock(dry_run: bool, accept: bool, as_json: bool) -> None:
     _finish(result, names, as_json)
     if result.guard:
         raise _Stopped(result.guard)
+    if result.csv_problem:
+        raise click.ClickException(result.csv_problem)
 
 
 @run.command("reconcile")

@@ -168,6 +168,12 @@ class StockSection(_Section):
     """SKU = units, instead of `buffer`."""
     warehouse_buffers: dict[str, Annotated[int, Field(ge=0)]] = {}
     """ERP warehouse = units of every SKU that stay there, besides the other buffers."""
+    without_row: Literal["unknown", "zero"] = "unknown"
+    """What a product of the shop is of which the ERP, asked by name, has no row in any of the warehouses. unknown: it
+    is reported and left alone. zero: it is out of stock where SB1 has it and has not blocked it; the ERP's user needs
+    SB1 for that."""
+    differences_csv: str = ""
+    """File, or directory of a file, that each pass replaces with all differences it found. "": none."""
     max_change_share: Annotated[float, Field(gt=0, le=1)] = 0.3
     every_minutes: Literal[1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60] = 5
     """Of the schedule: what divides an hour."""
@@ -176,6 +182,8 @@ class StockSection(_Section):
 
     @model_validator(mode="after")
     def _told_by_the_source(self) -> Self:
+        if self.source == "retail" and self.without_row == "zero":
+            raise ValueError('without_row = "zero" asks for products by name, which source = "retail" cannot: leave it')
         if self.source == "retail" and (self.formula == "standard" or self.subtract_open_orders):
             raise ValueError(
                 'source = "retail" knows neither open orders nor what production takes: set formula = "simple" and '

@@ -1,9 +1,10 @@
 """A long random walk of shop, ERP, ledger and stock passes on a real MariaDB.
 
 The shop's checkouts, the ledger and the stock flow are the real ones; the ERP is a model whose SB2 rows move as
-contracts/protheus-rest.md, 9.2 says. Between any two calls of a pass anything else may happen: orders, other passes, a
-clock that is set, the end of the process. After every step nothing may be on sale that is not there: what other
-channels take between two reads is counted apart, it says how large a buffer would have had to be.
+contracts/protheus-rest.md, 9.2 says, and vanish and come back. Between any two calls of a pass anything else may
+happen: orders, other passes, a clock that is set, the end of the process. After every step nothing may be on sale that
+is not there: what other channels take between two reads is counted apart, it says how large a buffer would have had to
+be.
 
     python -m erp_sync_tests.stock_walk --steps 100000 [--first SEED]
 """
@@ -30,6 +31,7 @@ from sqlalchemy.exc import OperationalError
 
 import erp_sync.sync.stock
 from erp_sync.erp.stock import SkuBalance
+from erp_sync.errors import ErpUnavailable
 from erp_sync.ledger.clock import SLOW_SECONDS
 from erp_sync.ledger.entry import Entry
 from erp_sync.ledger.ledger import Ledger, open_ledger
@@ -178,13 +180,44 @@ class _Reader:
     def all(self) -> Iterator[SkuBalance]:
         for sku in SKUS:
             self._walk.between(self._pass, "reading")
-            if sku == self._pass.missing:
-                continue
             with self._walk.lock:
+                if sku == self._pass.missing or sku in self._walk.gone:
+                    continue
                 figure = Decimal(0) if self._pass.zeros else self._walk.available(sku)
                 self._pass.taken[sku] = self._walk.taken[sku]
             yield SkuBalance(sku, {"01": figure})
         self._walk.between(self._pass, "read")
+
+
+class _Named:
+    """Now and then it does not answer."""
+
+    def __init__(self, walk: Walk, current: Pass) -> None:
+        self._walk, self._pass = walk, current
+
+    def can_have(self, sku: str) -> bool:
+        return True
+
+    def named(self, skus: Sequence[str], witness: str) -> dict[str, dict[str, Decimal] | None]:
+        self._walk.between(self._pass, "reading")
+        if not self._walk.is_quiet and self._walk.dice.random() < 0.2:
+            raise ErpUnavailable("it does not answer for names")
+        balances: dict[str, dict[str, Decimal] | None] = {}
+        for sku in skus:
+            with self._walk.lock:
+                if sku not in self._walk.gone:
+                    balances[sku] = {"01": self._walk.available(sku)}
+                    self._pass.taken[sku] = self._walk.taken[sku]
+                    self._walk.counts["shown by name"] += 1
+        return balances
+
+    def registered(self, skus: Sequence[str]) -> set[str]:
+        """The last one is never in SB1."""
+        found = set(skus) - {SKUS[-1]}
+        for sku in found:
+            self._pass.taken[sku] = self._walk.taken[sku]
+            self._walk.counts["zero by name"] += 1
+        return found
 
 
 class Walk:
@@ -257,9 +290,11 @@ class Walk:
         self.buffer = dice.choice((0, 0, 2))
         self.settings = Settings(
             orders=OrdersSection(start_day=datetime.now(UTC).date() - timedelta(days=5)),
-            stock=StockSection(buffer=self.buffer),
+            stock=StockSection(buffer=self.buffer, without_row=dice.choice(("unknown", "zero"))),
         )
         self.rows = {sku: dict.fromkeys(FIELDS, Decimal(0)) for sku in SKUS}
+        self.gone: set[str] = set()
+        """SKUs without a row for now."""
         self.came = dict.fromkeys(SKUS, Decimal(0))
         self.taken = dict.fromkeys(SKUS, Decimal(0))
         self.sold = dict.fromkeys(SKUS, Decimal(0))
@@ -278,7 +313,7 @@ class Walk:
         self._turned = 0.0
         """By how much the clock was last set within the pass that runs."""
         self.threaded = False
-        self._is_quiet = False
+        self.is_quiet = False
         for sku in SKUS:
             self._came(sku, Decimal(dice.randint(0, 8)))
 
@@ -325,20 +360,14 @@ class Walk:
 
     def rest(self) -> None:
         """Everything comes to its end, and one more pass: then the shop shows what is left, to the unit."""
-        self._is_quiet = True
+        self.is_quiet = True
+        self.gone.clear()
         self.clock.beyond()
         for sale in self.sales:
             if sale.erp and not sale.is_sent:
                 self._sent(sale, lag=0.0)
         self.clock.beyond()
-        result = StockFlow(
-            self.shop,
-            _Stock(self, Pass(10**9), _Writer(self, Pass(10**9))),
-            self.ledger,
-            _Reader(self, Pass(10**9)),
-            self.settings,
-            monotonic=self.clock.monotonic,
-        ).run(accept=True)
+        result = self._flow(Pass(10**9)).run(accept=True)
         if result.failure or result.failed or result.held_back:
             raise Broken(f"seed {self.seed}: the last pass: {result}")
         shown = self.shown()
@@ -361,7 +390,7 @@ class Walk:
                 os.kill(os.getpid(), signal.SIGKILL)
             self.counts[f"cut: {point}"] += 1
             raise Cut
-        if self._is_quiet:
+        if self.is_quiet:
             return
         if self.threaded:
             time.sleep(self.dice.choice((0, 0, 0.001, 0.004)))
@@ -379,8 +408,8 @@ class Walk:
             self._depth -= 1
 
     def wrote(self, current: Pass, sku: str, before: int, after: int) -> None:
-        if sku == current.missing:
-            raise Broken(f"seed {self.seed}: the read did not have {sku!r}, and it was written")
+        if sku not in current.taken:
+            raise Broken(f"seed {self.seed}: neither page nor name showed {sku!r}, and it was written")
         with self.lock:
             if not self.threaded and after > before and current.number < self.newest[sku]:
                 raise Broken(f"seed {self.seed}: {sku!r} was raised from {before} to {after} by an older read")
@@ -551,6 +580,11 @@ class Walk:
                 self.rows[sku]["B2_QEMP"] -= quantity
                 self.came[sku] += quantity
 
+    def _vanish(self) -> None:
+        """The row of a SKU, or it is there again."""
+        with self.lock:
+            self.gone ^= {self.dice.choice(SKUS)}
+
     def _receive(self) -> None:
         self._came(self.dice.choice(SKUS), self._amount() + self.dice.choice((0, 0, 2)))
 
@@ -593,7 +627,9 @@ class Walk:
     def _flow(self, current: Pass) -> StockFlow:
         stock = _Stock(self, current, _Writer(self, current))
         reader = _Reader(self, current)
-        return StockFlow(self.shop, stock, self.ledger, reader, self.settings, monotonic=self.clock.monotonic)
+        named = _Named(self, current)
+        monotonic = self.clock.monotonic
+        return StockFlow(self.shop, stock, self.ledger, reader, self.settings, by_name=named, monotonic=monotonic)
 
     def _run(self, current: Pass) -> None:
         if self._depth == 0:
@@ -679,10 +715,11 @@ STEPS_OF = {
     "sell_elsewhere": 3,
     "commit_elsewhere": 2,
     "receive": 14,
+    "vanish": 3,
     "turn_clock": 2,
     "pass": 10,
     "pass_cut": 4,
-    "pass_missing": 1,
+    "pass_missing": 2,
     "pass_zeros": 1,
     "pass_killed": 0.2,
 }
@@ -691,7 +728,7 @@ QUIET = {
     name: STEPS_OF[name]
     for name in (
         *("pay", "find", "send", "adopt", "release", "invoice", "cancel_in_erp"),
-        *("sell_elsewhere", "commit_elsewhere", "receive", "turn_clock"),
+        *("sell_elsewhere", "commit_elsewhere", "receive", "vanish", "turn_clock"),
     )
 }
 """What needs no row that a pass holds."""

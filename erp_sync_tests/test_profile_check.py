@@ -90,15 +90,17 @@ def test_a_mistake_is_found(
     assert [f for f in found if f.level == level and says in f.message and f.advice], found
 
 
-def test_a_case_blind_look_for_skus_is_found(demo: DemoShop, database_url: str) -> None:
+def test_a_case_blind_look_for_skus_and_a_list_of_none_are_found(demo: DemoShop, database_url: str) -> None:
     assert LARAVEL.stock is not None
     stock = StockSection.model_validate(
         {
             "find": "SELECT stock AS quantity FROM products WHERE LOWER(sku) = LOWER(:sku)",
             "write": ["UPDATE products SET stock = :quantity WHERE sku = :sku"],
+            "skus": "SELECT sku AS code FROM products",
         }
     )
     found = checked(open_shop(database_url, LARAVEL.model_copy(update={"stock": stock})))
+    assert ("error", "[stock] skus") in {(finding.level, finding.subject) for finding in found}
     assert any(f.level == "error" and "is found 2 times" in f.message for f in found), found
 
 

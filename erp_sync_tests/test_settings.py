@@ -113,6 +113,8 @@ def test_the_defaults_are_those_of_the_design() -> None:
             "formula": "standard",
             "subtract_open_orders": True,
             "buffer": 0,
+            "without_row": "unknown",
+            "differences_csv": "",
             "max_change_share": 0.3,
             "sku_buffers": {},
             "warehouse_buffers": {},

@@ -319,6 +319,23 @@ def test_a_sent_order_that_the_shop_cancels_comes_back_when_the_erp_has_cancelle
     assert world.shown(UPPER, LOWER) == [10, 10]
 
 
+def test_what_a_shop_gives_back_after_the_erp_has_is_too_much_until_the_next_pass_alone(world: World) -> None:
+    """Somebody cancels in the ERP, a pass brings the units back, and the shop puts them on the shelf once more: no
+    figure of the ERP tells it beforehand. Too many are on sale, by what the order held, until the next pass."""
+    world.put(UPPER, LOWER, QATU=10)
+    world.run()
+    order = world.buy()
+    world.send()
+    world.on.erp.admin("DELETE", world.in_erp(order))
+    world.follow()
+    assert world.shown(UPPER, LOWER) == [10, 10]
+    world.give_back(order)
+    assert world.shown(UPPER, LOWER) == [11, 12]
+    assert world.run().lowered == 2
+    assert world.shown(UPPER, LOWER) == [10, 10]
+    assert world.run().written == 0
+
+
 def test_a_waiting_order_is_forgotten_after_its_days_and_counted_again_once_it_is_paid(world: World) -> None:
     world.put(UPPER, LOWER, QATU=10)
     order = world.buy("pending")
@@ -469,6 +486,18 @@ def test_buffers(tmp_path: Path) -> None:
         world.put(UPPER, warehouse="02", QATU=5)
         world.run()
         assert world.shown(UPPER, LOWER, THIRD) == [10, 10, 0]
+
+
+def test_no_more_is_kept_in_a_warehouse_than_it_has(tmp_path: Path) -> None:
+    setting = 'warehouses = ["01", "02"]\nwarehouse_buffers = { "02" = 5 }'
+    profile = shipped_stock(warehouses='{ "01" = "main", "02" = "main" }')
+    for world in play(files(tmp_path), tmp_path, setting, profile):
+        world.put(UPPER, LOWER, THIRD, QATU=10)
+        world.put(UPPER, warehouse="02", QATU=1.5)
+        world.put(LOWER, warehouse="02", QATU=7)
+        world.put(THIRD, warehouse="02", QATU=-2)
+        world.run()
+        assert world.shown(UPPER, LOWER, THIRD) == [10, 12, 8]
 
 
 # Which products

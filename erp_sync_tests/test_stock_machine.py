@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from erp_sync.erp.stock import SkuBalance
 from erp_sync.ledger.ledger import Ledger
 from erp_sync.models import LedgerState
 from erp_sync.sync.in_flight import InFlight
+from erp_sync.sync.results import StockResult
 from erp_sync.sync.stock import StockFlow
+from erp_sync.sync.unseen import Unseen
 from erp_sync_tests import stock_walk
 from erp_sync_tests.mariadb import MariaDB
 from erp_sync_tests.stock_walk import Broken, Walk
@@ -50,6 +53,7 @@ def test_a_walk_never_sells_what_is_not_there(walk: Walk) -> None:
     for what in ("raised", "lowered", "held back", "guarded", "killed", "answers lost", "cancel_in_erp", "turn_clock"):
         assert done[what] > 0, (what, done)
     assert done["within a pass"] > STEPS / 4
+    assert min(done["shown by name"], done["zero by name"]) > 0, done
 
 
 def test_a_walk_in_threads_never_sells_what_is_not_there(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,12 +79,17 @@ def _once(real: Callable[[InFlight], None]) -> Callable[[InFlight], None]:
     return recount
 
 
+def _zero_unasked(self: Unseen, result: StockResult) -> list[SkuBalance]:
+    return [SkuBalance(sku, {"01": Decimal(0)}) for sku in self._left]
+
+
 MUTANTS: dict[str, tuple[type, str, Any]] = {
     "nothing in flight": (InFlight, "held", _nothing),
     "counted once": (InFlight, "recount", _once(InFlight.recount)),
     "sent by now, whatever T": (Ledger, "sent_before", _sent_now),
     "an older read may raise": (StockFlow, "_is_stale", lambda self, current: False),
     "no read announces itself": (StockFlow, "_announce", lambda self, read_at: None),
+    "what no page shows is zero": (Unseen, "ask", _zero_unasked),
     "zeros are written": (StockFlow, "_guard", lambda self, result: ""),
 }
 

@@ -46,8 +46,8 @@ TABLES: Mapping[str, frozenset[str]] = {
             *("B2_QEMPSA", "B2_QEMPPRJ", "B2_QTNP", "B2_QEMPPRE"),
         }
     ),
-    "SA1": frozenset({"A1_COD", "A1_LOJA", "A1_CGC", "A1_MSBLQL"}),
     "SB1": frozenset({"B1_COD", "B1_MSBLQL"}),
+    "SA1": frozenset({"A1_COD", "A1_LOJA", "A1_CGC", "A1_MSBLQL"}),
     "SE4": frozenset({"E4_CODIGO"}),
 }
 """What may be read. Fields of the customer's own (external id, tracking code) are added by `Query`."""

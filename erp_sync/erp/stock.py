@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from erp_sync.erp.client import ErpClient
-from erp_sync.erp.generic_query import RECORD, AtLeast, GenericQuery, In, Query, Row, number, text
+from erp_sync.erp.generic_query import BATCH, RECORD, AtLeast, GenericQuery, In, Query, Row, batches, number, text
 from erp_sync.errors import ErpUnavailable, OddRow
 from erp_sync.settings import Settings
 from erp_sync.stock_formula import available, fields
@@ -47,6 +47,7 @@ class ErpStock:
         self._section = settings.stock
         self._page_size = page_size
         self._fields = fields(self._section.formula, subtract_open_orders=self._section.subtract_open_orders)
+        self._code_width = settings.erp.widths.get("B2_COD", 15)
         self._warehouses = In("B2_LOCAL", tuple(self._section.warehouses), settings.erp.widths.get("B2_LOCAL", 2))
 
     def all(self) -> Iterator[SkuBalance]:
@@ -56,6 +57,40 @@ class ErpStock:
         not fit, and raises ErpUnavailable before anything is taken for complete.
         """
         yield from grouped(map(self._stock, self._rows()), self._section.warehouses)
+
+    def can_have(self, sku: str) -> bool:
+        """Whether a product of the ERP can have this code at all."""
+        return sku == sku.rstrip(" ") and sku.isprintable() and 0 < len(sku) <= self._code_width
+
+    def named(self, skus: Sequence[str], witness: str) -> dict[str, Balances | None]:
+        """Those of these products (`can_have`) that have a row in one of the warehouses; None: it cannot be read.
+
+        Whoever is not in it has no row. `witness` is a product that has one: an answer without it, or with products
+        that nobody asked for, proves nothing, and raises ErpUnavailable.
+        """
+        balances: dict[str, Balances | None] = {}
+        for some in batches(skus, BATCH - 1):
+            asked = [*some, witness]
+            where = (In("B2_COD", asked, self._code_width), self._warehouses)
+            rows = [self._stock(row) for row in self._query.rows(self._asks(where))]
+            present = {row.sku for row in rows}
+            alike = set(map(_key, asked))
+            if witness not in present or any(_key(sku) not in alike for sku in present):
+                raise ErpUnavailable("genericQuery does not answer for the products of SB2 that it was asked for")
+            balances |= dict.fromkeys(present.intersection(some))
+            rows.sort(key=lambda row: _key(row.sku))
+            whole = {each.sku: each.balances for each in grouped(rows, self._section.warehouses)}
+            balances |= {sku: whole[sku] for sku in some if sku in whole}
+        return balances
+
+    def registered(self, skus: Sequence[str]) -> set[str]:
+        """Those of these products that SB1 has, and has not blocked."""
+        found: set[str] = set()
+        for some in batches(skus):
+            query = Query("SB1", ("B1_COD", "B1_MSBLQL"), (In("B1_COD", some, self._code_width),))
+            live = (text(row, "B1_COD") for row in self._query.rows(query) if text(row, "B1_MSBLQL") != "1")
+            found |= set(some).intersection(live)
+        return found
 
     def _rows(self) -> Iterator[Row]:
         """While one page is worked on, the next one is on its way."""
@@ -76,8 +111,10 @@ class ErpStock:
 
     def _page(self, since: str) -> tuple[list[Row], bool]:
         where: tuple[In | AtLeast, ...] = (self._warehouses, *((AtLeast("B2_COD", since),) if since else ()))
-        query = Query("SB2", ("B2_COD", "B2_LOCAL", *self._fields), where)
-        return self._query.page(query, order=("B2_COD", "B2_LOCAL"), size=self._page_size)
+        return self._query.page(self._asks(where), order=("B2_COD", "B2_LOCAL"), size=self._page_size)
+
+    def _asks(self, where: tuple[In | AtLeast, ...]) -> Query:
+        return Query("SB2", ("B2_COD", "B2_LOCAL", *self._fields), where)
 
     def _after(self, last: Sequence[Row], page: Sequence[Row]) -> list[Row]:
         """The page's new rows. Raises ErpUnavailable where it does not go on from the last one: it must begin with the

@@ -225,6 +225,11 @@ def _skus(shop: Shop, orders: Sequence[Order]) -> Iterator[Finding]:
             return
     if not bad:
         yield Finding("ok", "[stock] find", f"{len(skus)} sampled SKUs are found exactly once each")
+    if stock.skus is not None:
+        listed = shop.query("[stock] skus", f"SELECT * FROM (\n{stock.skus.sql}\n) q LIMIT 1")  # noqa: S608
+        rows = shop.read(lambda connection: shop.rows(connection, listed))
+        if rows and "sku" not in rows[0]:
+            yield Finding("error", "[stock] skus", "the column sku is missing", "write ... AS sku")
 
 
 def _plans(shop: Shop) -> Iterator[Finding]:

@@ -44,6 +44,7 @@ def needed_grants(shop: Shop) -> list[str]:
     profile, url = shop.profile, shop.engine.url
     reading = [profile.read.orders, profile.read.lines]
     reading += [section.find for section in (profile.status, profile.stock) if section is not None]
+    reading += [profile.stock.skus] if profile.stock and profile.stock.skus else []
     to = f"TO '{url.username or 'erp_sync'}'@'%'"
     tables = sorted({table for statement in reading for table in read_tables(statement)})
     grants = [f"GRANT SELECT ON {_qualified(table, url.database)} {to}" for table in tables]

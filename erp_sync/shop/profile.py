@@ -154,6 +154,9 @@ class StockSection(_Section):
     find: Reading
     write: Annotated[list[Writing], Field(min_length=1)]
     bulk: Writing | None = None
+    skus: Reading | None = None
+    """Every SKU of the shop, in a column `sku`. None: products that the ERP does not show are neither counted nor asked
+    for by name."""
     warehouses: dict[Name, Name] = {}
     """ERP warehouse = the shop's name for it."""
     rounding: Literal["floor"] = "floor"
@@ -170,6 +173,8 @@ class StockSection(_Section):
             _only(self.bulk, "bulk", frozenset())
             if "erp_sync_stock" not in self.bulk.sql:
                 raise ValueError("bulk does not read the temporary table erp_sync_stock: join it")
+        if self.skus is not None:
+            _only(self.skus, "skus", frozenset())
         return self
 
 

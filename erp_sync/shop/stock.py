@@ -8,8 +8,10 @@ counted; every later one waits for the row.
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -17,7 +19,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from erp_sync.errors import Misconfigured
-from erp_sync.shop.connection import shop_engine
+from erp_sync.shop.connection import is_conflict, shop_engine
 from erp_sync.shop.profile import Profile, StockSection
 from erp_sync.shop.rows import plain
 from erp_sync.shop.statement import Statement
@@ -26,7 +28,12 @@ from erp_sync.shop.writing import Command, HeldBySomebody, NoEffect, ShopWriter,
 TOGETHER = 1
 """SKUs of one transaction in row form: who holds one row and waits for no other deadlocks with no checkout."""
 TOGETHER_IN_BULK = 200
-"""In one statement; a checkout of several of them in another order may be the one that a deadlock ends."""
+"""In one statement. MySQL lets it wait for rows while it holds others: a checkout of several of them in another order
+may be the one that a deadlock ends."""
+_AT_ONCE = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
+"""MariaDB: who waits for nothing deadlocks with nobody. Where somebody holds a row, all is let go and tried again."""
+SECONDS_AT_ONCE = 0.02
+"""So long all of a chunk are tried, then its halves; a single one is written by `write`, and waited for."""
 LOOKED_AT_TOGETHER = 100
 """SKUs of one look: so many copies of `find` in one statement."""
 TEMPORARY = "erp_sync_stock"
@@ -73,8 +80,14 @@ class ShopStock:
         self._writer = writer
         self._section = section
         self._write = [Command("[stock] write", statement, is_sqlite=writer.is_sqlite) for statement in section.write]
-        self._bulk = Command("[stock] bulk", section.bulk, is_sqlite=writer.is_sqlite) if section.bulk else None
+        self._bulk = self._bulk_at_once = None
+        if section.bulk is not None:
+            at_once = replace(section.bulk, sql=f"{_AT_ONCE} {section.bulk.sql}")
+            self._bulk, self._bulk_at_once = (
+                Command("[stock] bulk", statement, is_sqlite=writer.is_sqlite) for statement in (section.bulk, at_once)
+            )
         self._finds: dict[int, Command] = {}
+        self._skus = _listing(section.skus, is_sqlite=writer.is_sqlite) if section.skus else None
 
     @property
     def together(self) -> int:
@@ -88,6 +101,21 @@ class ShopStock:
         """What each row of the shop shows: [] no row, several where `find` is ambiguous."""
         return self._writer.read(lambda connection: self._present(connection, places))
 
+    def skus(self, since: str, limit: int) -> list[str]:
+        """SKUs of the shop in its database's order, from this one on; [] where the profile does not list them."""
+        if self._skus is None:
+            return []
+        command, values = self._skus[0], {"since": since, "most": limit}
+        rows = self._writer.read(lambda connection: command.execute(connection, values).all())
+        return [plain(row[0]) for row in rows]
+
+    def count_skus(self) -> int | None:
+        """None where the profile does not list them."""
+        if self._skus is None:
+            return None
+        command = self._skus[1]
+        return int(self._writer.read(lambda connection: command.execute(connection, {}).scalar_one()))
+
     def write(
         self,
         targets: Sequence[StockTarget],
@@ -98,13 +126,40 @@ class ShopStock:
         """At most `together` targets, each with exactly one row in the shop. `recount` is called once all rows are
         locked; `decide` gives the final quantity, told what the shop shows. Nothing is committed after `commit_by`
         (`time.monotonic`)."""
-        order = sorted(targets, key=lambda target: target.place)
+        outcomes: dict[Place, StockOutcome] = {}
+        parts = [sorted(targets, key=lambda target: target.place)]
+        seconds = commit_by - time.monotonic()
+        while parts:
+            part = parts.pop()
+            try:
+                outcomes |= self._write_part(part, recount, decide, time.monotonic() + seconds)
+            except HeldBySomebody as held:
+                # The others would wait as long again.
+                left = [target for each in (part, *parts) for target in each]
+                outcomes |= {
+                    each.place: StockOutcome(Decimal(0), 0, f"{held}: written by a later pass") for each in left
+                }
+                break
+            except (DBAPIError, NoEffect) as error:
+                if len(part) == 1:
+                    outcomes[part[0].place] = StockOutcome(Decimal(0), 0, why(error))
+                else:
+                    half = len(part) // 2
+                    parts += [part[half:], part[:half]]
+        return [outcomes[target.place] for target in targets]
 
+    def _write_part(
+        self,
+        order: Sequence[StockTarget],
+        recount: Callable[[], None],
+        decide: Callable[[StockTarget, Decimal], int],
+        commit_by: float,
+    ) -> dict[Place, StockOutcome]:
         def work(connection: Connection, outside: Connection | None) -> dict[Place, StockOutcome]:
             places = [target.place for target in order]
             # SQLite: nobody else writes from here on, and after our writes there is no other look at what was before.
             before = self._present(connection, places) if outside is None else {}
-            self._put(connection, order)
+            self._lock(connection, order)
             recount()
             before = before or self._present(outside or connection, places)
             final = {}
@@ -127,19 +182,25 @@ class ShopStock:
                     raise NoEffect(f"[stock] makes SKU {place[0]!r} show {shows}, not {quantity}: correct its WHERE")
             return {place: StockOutcome(before[place][0], quantity) for place, quantity in final.items()}
 
-        try:
-            done = self._writer.transaction(work, commit_by)
-        except HeldBySomebody as held:
-            # One by one they would wait as long again.
-            return [StockOutcome(Decimal(0), 0, f"{held}: written by a later pass") for _ in targets]
-        except (DBAPIError, NoEffect) as error:
-            if len(targets) > 1:
-                return [self.write([one], recount, decide, commit_by)[0] for one in targets]
-            return [StockOutcome(Decimal(0), 0, why(error))]
-        return [done[target.place] for target in targets]
+        return self._writer.transaction(work, commit_by)
+
+    def _lock(self, connection: Connection, targets: Sequence[StockTarget]) -> None:
+        """Writes them, which locks them."""
+        give_up = time.monotonic() + SECONDS_AT_ONCE
+        while True:
+            try:
+                return self._put(connection, targets)
+            except DBAPIError as error:
+                if len(targets) == 1 or not (_is_mariadb(connection) and is_conflict(error)):
+                    raise
+            if time.monotonic() >= give_up:
+                raise NoEffect("somebody holds one of the rows: fewer at a time")
+            connection.exec_driver_sql("ROLLBACK")
+            time.sleep(random.uniform(0.001, 0.004))  # noqa: S311 - jitter
+            connection.exec_driver_sql("START TRANSACTION")
 
     def _put(self, connection: Connection, targets: Sequence[StockTarget]) -> None:
-        if self._bulk is None:
+        if self._bulk is None or self._bulk_at_once is None or len(targets) == 1:
             for target in targets:
                 values = {
                     "sku": target.sku,
@@ -151,7 +212,8 @@ class ShopStock:
                     command.execute(connection, values).close()
             return
         self._fill_temporary(connection, targets)
-        self._bulk.execute(connection, {}).close()
+        bulk = self._bulk_at_once if _is_mariadb(connection) else self._bulk
+        bulk.execute(connection, {}).close()
 
     def _fill_temporary(self, connection: Connection, targets: Sequence[StockTarget]) -> None:
         text = "TEXT" if self._writer.is_sqlite else "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
@@ -196,3 +258,18 @@ class ShopStock:
             raise Misconfigured(
                 f"profile {name}: [stock] find gives SKU {sku!r} a quantity that is no number: select the number"
             ) from None
+
+
+def _listing(skus: Statement, *, is_sqlite: bool) -> tuple[Command, Command]:
+    """A part of the list, and how long it is."""
+    inner = f"(\n{skus.renamed(str)}\n) q"
+    texts = (
+        f"SELECT q.sku FROM {inner} WHERE q.sku >= :since AND q.sku <> '' ORDER BY q.sku LIMIT :most",  # noqa: S608
+        f"SELECT COUNT(*) FROM {inner} WHERE q.sku <> ''",  # noqa: S608 - the profile is SQL
+    )
+    part, count = (Command("[stock] skus", Statement.reading(text), is_sqlite=is_sqlite) for text in texts)
+    return part, count
+
+
+def _is_mariadb(connection: Connection) -> bool:
+    return getattr(connection.dialect, "is_mariadb", False)

@@ -134,12 +134,14 @@ class ShopWriter:
             if outside is not None:
                 outside.exec_driver_sql("ROLLBACK")
             connection.exec_driver_sql("COMMIT")
-        except BaseException:
-            # Nobody may inherit an open transaction; such errors are rare.
+        except BaseException as error:
+            # Nobody may inherit an open transaction; such errors are rare, but for those that are our own.
             for each in (connection, outside):
                 if each is not None and not each.invalidated:
                     with suppress(DBAPIError):
                         each.exec_driver_sql("ROLLBACK")
+                        if isinstance(error, NoEffect):
+                            continue
                     each.invalidate()
             raise
         return result

@@ -70,8 +70,11 @@ class Connections:
             raise Misconfigured(
                 f"profile {self.shop.profile.name}: it has no [stock] block: write one, or leave the stock flow off"
             )
-        reader = RetailStock if self.settings.stock.source == "retail" else ErpStock
-        return StockFlow(self.shop, self.shop_stock, self.ledger, reader(self.client, self.settings), self.settings)
+        if self.settings.stock.source == "retail":
+            retail = RetailStock(self.client, self.settings)
+            return StockFlow(self.shop, self.shop_stock, self.ledger, retail, self.settings)
+        erp = ErpStock(self.client, self.settings)
+        return StockFlow(self.shop, self.shop_stock, self.ledger, erp, self.settings, by_name=erp)
 
     def announcer(self) -> Announcer:
         """Raises Misconfigured where Slack's channel is missing."""

@@ -30,7 +30,7 @@ DOUBT_ERROR_AFTER = timedelta(hours=4)
 """Far beyond the settle time: such an order also waits, which is told sooner."""
 LAST_QUARTER = 0.25
 """Of a task's time: from then on it is urgent."""
-STOCK_MARK = "stock.result"
+RESULT_MARK = "stock.result"
 _BEGAN = "health.began"
 
 
@@ -193,7 +193,7 @@ class LedgerHealth:
             return _NO_STOCK
         now = self._ledger.now()
         warn_after, error_after = _windows(self._settings.stock.every_minutes)
-        last = self._ledger.mark(STOCK_MARK)
+        last = self._ledger.mark(RESULT_MARK)
         since = last[0] if last is not None else self._began()
         if now - since <= warn_after:
             return fine(f"The shop's stock was compared with the ERP's less than {_minutes(warn_after)} ago.")
@@ -260,7 +260,7 @@ class LedgerHealth:
         return sorted(wanted, key=lambda task: (task.until is None, task.until or task.since, task.number))
 
     def _stock_result(self) -> Mapping[str, Any]:
-        mark = self._ledger.mark(STOCK_MARK)
+        mark = self._ledger.mark(RESULT_MARK)
         return json.loads(mark[1]) if mark is not None else {}
 
     def _began(self) -> datetime:
@@ -281,7 +281,7 @@ def remember_stock(ledger: Ledger, result: StockResult) -> None:
     figures = {name: getattr(result, name) for name in names}
     read_at = (result.read_at or ledger.now()).isoformat()
     examples = {kind: result.examples[kind][:SAMPLE] for kind in ("failed", "ambiguous") if result.examples.get(kind)}
-    ledger.set_mark(STOCK_MARK, json.dumps({**figures, "read_at": read_at, "examples": examples}))
+    ledger.set_mark(RESULT_MARK, json.dumps({**figures, "read_at": read_at, "examples": examples}))
 
 
 _TASKS = {

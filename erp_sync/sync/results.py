@@ -6,6 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from itertools import islice
 
 from erp_sync.errors import ErpSyncError
 from erp_sync.ledger.entry import Change
@@ -124,6 +125,14 @@ class StockResult:
     """Products that the shop does not have."""
     ambiguous: int = 0
     """Products that the shop has more than once: refused."""
+    known: int = 0
+    """Products of the shop that the ERP has; as often as the shop has them."""
+    unknown_to_erp: int = 0
+    """Products of the shop that the ERP has not, as far as was asked. 0 where the profile lists no SKUs."""
+    asked_by_name: int = 0
+    """Products that no page of the ERP showed, and that it was asked for by name."""
+    zero_by_name: int = 0
+    """Of them, those that the ERP has without a row of stock: their balance is zero (`stock.without_row`)."""
     different: int = 0
     """Stocks that are not what they should be; what would be written."""
     written: int = 0
@@ -135,9 +144,11 @@ class StockResult:
     in_flight_orders: int = 0
     in_flight_units: int = 0
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """A few SKUs of each kind of trouble: unknown, ambiguous, failed."""
+    """A few SKUs of each kind of trouble: unknown, unknown_to_erp, ambiguous, failed."""
     changes: list[StockChange] = field(default_factory=list)
     """The largest ones."""
+    csv_problem: str = ""
+    """Why the file of differences was not written. "": it was, or nobody wants it."""
     guard: str = ""
     """Why nothing was written until a person accepts it. "": it was."""
     failure: ErpSyncError | None = None
@@ -152,5 +163,8 @@ class StockResult:
 
     def trouble(self, kind: str, what: str) -> None:
         setattr(self, kind, getattr(self, kind) + 1)
-        if len(self.examples[kind]) < EXAMPLES:
-            self.examples[kind].append(what)
+        self.name(kind, (what,))
+
+    def name(self, kind: str, what: Iterable[str]) -> None:
+        """As examples, as many as there is room for."""
+        self.examples[kind] += islice(what, EXAMPLES - len(self.examples[kind]))

@@ -8,7 +8,6 @@ flight counted after the rows are locked (shop/stock.py).
 from __future__ import annotations
 
 import heapq
-import json
 import logging
 import tempfile
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from erp_sync.errors import Misconfigured, Unavailable
@@ -25,10 +25,12 @@ from erp_sync.ledger.clock import DRIFT
 from erp_sync.logs import carry_log_context, log_context
 from erp_sync.shop.stock import ShopStock, StockOutcome, StockTarget
 from erp_sync.stock_formula import published
+from erp_sync.sync.differences import Difference, write_csv
 from erp_sync.sync.health import remember_stock
 from erp_sync.sync.in_flight import CLOCKS_APART, InFlight
 from erp_sync.sync.passes import STOCK_MARK, stock_pass_ended
 from erp_sync.sync.results import StockChange, StockResult
+from erp_sync.sync.unseen import NamedStock, Unseen
 
 if TYPE_CHECKING:
     from erp_sync.erp.stock import SkuBalance
@@ -55,26 +57,6 @@ class StockErp(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Difference:
-    """One stock of the shop that is not what it should be."""
-
-    sku: str
-    warehouse: str
-    available: Decimal
-    buffer: int
-    before: int
-    after: int
-
-    def line(self) -> str:
-        return json.dumps([self.sku, self.warehouse, str(self.available), self.buffer, self.before, self.after]) + "\n"
-
-    @classmethod
-    def of(cls, line: str) -> _Difference:
-        sku, warehouse, available, buffer, before, after = json.loads(line)
-        return cls(sku, warehouse, Decimal(available), buffer, before, after)
-
-
-@dataclass(frozen=True, slots=True)
 class _Pass:
     """What stands from its beginning on."""
 
@@ -82,6 +64,7 @@ class _Pass:
     began: float
     """By the clock that nobody sets."""
     flight: InFlight
+    unseen: Unseen
 
 
 class StockFlow:
@@ -95,16 +78,20 @@ class StockFlow:
         erp: StockErp,
         settings: Settings,
         *,
+        by_name: NamedStock | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises Misconfigured where settings and profile contradict each other."""
+        """`by_name` None: products that no page shows are left alone. Raises Misconfigured where settings and profile
+        contradict each other."""
         profile = shop.profile.stock
         assert profile is not None  # noqa: S101 - there is a ShopStock, told to the type checker
         self._shop = shop
         self._shop_stock = shop_stock
         self._ledger = ledger
         self._erp = erp
+        self._by_name = by_name
         self._section = settings.stock
+        self._csv = Path(settings.stock.differences_csv) if settings.stock.differences_csv else None
         self._start_day = settings.require_start_day()
         self._monotonic = monotonic
         self._is_physical = profile.basis == "physical"
@@ -122,16 +109,24 @@ class StockFlow:
         dry_run: bool = False,
         accept: bool = False,
         budget: float = BUDGET_SECONDS,
+        csv: Path | None = None,
         progress: Callable[[StockResult], None] = lambda _: None,
     ) -> StockResult:
-        """`dry_run`: compare, write nothing. `accept`: a person wants a change of however many stocks."""
+        """`dry_run`: compare, write nothing. `accept`: a person wants a change of however many stocks. `csv`: where all
+        differences are written, instead of `stock.differences_csv`."""
         with log_context(flow="stock"):
-            result = self._run(dry_run=dry_run, accept=accept, budget=budget, progress=progress)
+            result = self._run(dry_run=dry_run, accept=accept, budget=budget, csv=csv, progress=progress)
             stock_pass_ended(result, self._ledger)
         return result
 
     def _run(
-        self, *, dry_run: bool, accept: bool, budget: float, progress: Callable[[StockResult], None]
+        self,
+        *,
+        dry_run: bool,
+        accept: bool,
+        budget: float,
+        csv: Path | None,
+        progress: Callable[[StockResult], None],
     ) -> StockResult:
         result = StockResult()
         until = self._monotonic() + budget
@@ -140,8 +135,10 @@ class StockFlow:
                 current = self._compare(result, spool, progress)
                 if not accept:
                     result.guard = self._guard(result)
-                if not (dry_run or result.guard):
-                    self._write(result, spool, current, until, progress)
+                self._export(csv or self._csv, spool, result)
+                wanted = not (dry_run or result.guard)
+                if wanted and self._write(result, spool, current, until, progress):
+                    current.unseen.go_on()
             if not dry_run:
                 remember_stock(self._ledger, result)
         except (Unavailable, Misconfigured) as failure:
@@ -155,9 +152,10 @@ class StockFlow:
         flight = InFlight(self._shop, self._ledger, read_at, start_day=self._start_day, waiting_days=self._waiting_days)
         if not self._is_physical:
             flight.recount()
+        zeros = self._section.warehouses if self._section.without_row == "zero" else ()
+        unseen = Unseen(self._shop_stock, self._ledger, self._by_name, zeros)
         largest: list[tuple[int, int, StockChange]] = []
-        balances = self._erp.all()
-        while batch := list(islice(balances, COMPARED_TOGETHER)):
+        for batch in self._batches(unseen, result):
             for difference in self._differences(batch, flight, result):
                 spool.write(difference.line())
                 change = StockChange(difference.sku, difference.warehouse, difference.before, difference.after)
@@ -166,17 +164,29 @@ class StockFlow:
                 if len(largest) > LARGEST:
                     heapq.heappop(largest)
             progress(result)
+        listed = self._shop_stock.count_skus()
+        result.unknown_to_erp = max(0, listed - result.known) if listed is not None else 0
         result.read_at = read_at
         result.in_flight_orders, result.in_flight_units = flight.orders, int(flight.units())
         result.changes = [change for _, _, change in sorted(largest, key=lambda ranked: (-ranked[0], ranked[1]))]
-        return _Pass(read_at, began, flight)
+        return _Pass(read_at, began, flight, unseen)
 
-    def _differences(self, batch: Sequence[SkuBalance], flight: InFlight, result: StockResult) -> Iterator[_Difference]:
+    def _batches(self, unseen: Unseen, result: StockResult) -> Iterator[Sequence[SkuBalance]]:
+        """What the pages show, and once they are whole, what the ERP says by name of others; a figure later than T
+        counts what was sent since as in flight too, so it is on the safe side."""
+        balances = self._erp.all()
+        while batch := list(islice(balances, COMPARED_TOGETHER)):
+            result.skus += len(batch)
+            unseen.shown(batch)
+            yield batch
+        if answered := unseen.ask(result):
+            yield answered
+
+    def _differences(self, batch: Sequence[SkuBalance], flight: InFlight, result: StockResult) -> Iterator[Difference]:
         wanted: dict[tuple[str, str], tuple[Decimal, int, int]] = {}
         for balance in batch:
-            result.skus += 1
             for name, warehouses in self._places.items():
-                own = [balance.balances[code] - self._kept(code) for code in warehouses if code in balance.balances]
+                own = [self._spare(code, balance.balances[code]) for code in warehouses if code in balance.balances]
                 if not own:
                     continue  # unknown there: whoever has no row in any of its warehouses is left alone
                 available = sum(own, Decimal(0))
@@ -184,7 +194,9 @@ class StockFlow:
                 held = Decimal(0) if self._is_physical else flight.held(balance.sku, warehouses)
                 after = published(available, in_flight=held, buffer=buffer)
                 wanted[balance.sku, name] = available, buffer, after
+        in_shop: dict[str, int] = {}
         for place, shown in self._shop_stock.present(list(wanted)).items():
+            in_shop[place[0]] = max(in_shop.get(place[0], 0), len(shown))
             if len(shown) != 1:
                 result.trouble("ambiguous" if shown else "unknown", place[0])
                 continue
@@ -192,10 +204,23 @@ class StockFlow:
             available, buffer, after = wanted[place]
             if shown[0] != after:
                 result.different += 1
-                yield _Difference(*place, available, buffer, int(shown[0]), after)
+                yield Difference(*place, available, buffer, int(shown[0]), after)
+        result.known += sum(in_shop.values())
 
-    def _kept(self, warehouse: str) -> int:
-        return self._section.warehouse_buffers.get(warehouse, 0)
+    def _spare(self, warehouse: str, balance: Decimal) -> Decimal:
+        """What is not kept there: no more than there is can be kept, and a shortage is one whatever is kept."""
+        return balance - min(Decimal(self._section.warehouse_buffers.get(warehouse, 0)), max(balance, Decimal(0)))
+
+    def _export(self, path: Path | None, spool: IO[str], result: StockResult) -> None:
+        """Stock is not kept waiting for a file that cannot be written."""
+        if path is None:
+            return
+        spool.seek(0)
+        try:
+            write_csv(path, map(Difference.of, spool))
+        except OSError as error:
+            result.csv_problem = f"{path} cannot be written ({error.strerror}): correct stock.differences_csv or --csv"
+            logger.warning("the differences are not written: %s", result.csv_problem)
 
     def _guard(self, result: StockResult) -> str:
         share = result.different / max(result.found, 1)
@@ -216,7 +241,8 @@ class StockFlow:
         current: _Pass,
         until: float,
         progress: Callable[[StockResult], None],
-    ) -> None:
+    ) -> bool:
+        """Whether all were tried in the time there was."""
         self._announce(current.read_at)
         spool.seek(0)
         lines = iter(spool)
@@ -224,13 +250,14 @@ class StockFlow:
         writers = WRITERS if self._shop_stock.together == 1 else 1  # one lock each, or many at once
         with ThreadPoolExecutor(writers, "stock-write", carry_log_context()) as pool:
             while self._monotonic() < until and (
-                chunk := [_Difference.of(line) for line in islice(lines, self._shop_stock.together)]
+                chunk := [Difference.of(line) for line in islice(lines, self._shop_stock.together)]
             ):
                 at_work.add(pool.submit(self._write_chunk, chunk, current))
                 if len(at_work) >= 2 * writers:
                     done, at_work = wait(at_work, return_when=FIRST_COMPLETED)
                     self._add(result, done, progress)
             self._add(result, at_work, progress)
+        return next(lines, None) is None
 
     @staticmethod
     def _add(result: StockResult, done: Iterable[Future[StockResult]], progress: Callable[[StockResult], None]) -> None:
@@ -238,7 +265,7 @@ class StockFlow:
             result.add(future.result())
         progress(result)
 
-    def _write_chunk(self, chunk: Sequence[_Difference], current: _Pass) -> StockResult:
+    def _write_chunk(self, chunk: Sequence[Difference], current: _Pass) -> StockResult:
         result = StockResult()
         by_place = {(difference.sku, difference.warehouse): difference for difference in chunk}
         stale = True

@@ -15,6 +15,8 @@ from erp_sync.sync.results import StockChange
 from erp_sync.sync.watch import HEARTBEAT_SECONDS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from erp_sync.sync.results import StockResult
 
 
@@ -69,16 +71,37 @@ def shop_stock_levels() -> dg.AssetsDefinition:
     return stock_levels
 
 
+def _largest_changes(result: "StockResult") -> dg.TableMetadataValue:
+    import pandas as pd
+
+    changes = pd.DataFrame(map(asdict, result.changes), columns=list(StockChange.__slots__))
+    return _table(changes.assign(change=changes["after"] - changes["before"]))
+
+
+def _examples(result: "StockResult") -> dg.TableMetadataValue:
+    """Side by side, what each kind of trouble is about."""
+    import pandas as pd
+
+    return _table(pd.DataFrame({kind: pd.Series(skus, dtype=object) for kind, skus in result.examples.items() if skus}))
+
+
+def _table(frame: "pd.DataFrame") -> dg.TableMetadataValue:
+    texts = frame.select_dtypes(exclude="number").columns
+    columns = [dg.TableColumn(str(name), "string" if name in texts else "int") for name in frame]
+    rows = frame.fillna("").to_dict("records")
+    records = [dg.TableRecord({str(name): value for name, value in row.items()}) for row in rows]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns))
+
+
 def _stock_figures(result: "StockResult") -> dict[str, Any]:
     read = result.read_at
-    table = dg.TableSchema(
-        [dg.TableColumn(name, "string" if name in ("sku", "warehouse") else "int") for name in StockChange.__slots__]
-    )
-    changes = [dg.TableRecord(asdict(change)) for change in result.changes]
     return {
         "products_in_erp": result.skus,
         "stocks_in_shop": result.found,
         "products_unknown_to_shop": result.unknown,
+        "products_unknown_to_erp": result.unknown_to_erp,
+        "products_asked_by_name": result.asked_by_name,
+        "products_without_a_row": result.zero_by_name,
         "products_ambiguous_in_shop": result.ambiguous,
         "stocks_different": result.different,
         "stocks_written": result.written,
@@ -89,7 +112,8 @@ def _stock_figures(result: "StockResult") -> dict[str, Any]:
         "in_flight_orders": result.in_flight_orders,
         "in_flight_units": result.in_flight_units,
         "figures_age_seconds": round((datetime.now(UTC) - read).total_seconds(), 1) if read is not None else 0.0,
-        "largest_changes": dg.MetadataValue.table(changes, table),
-        "examples": dg.MetadataValue.json({kind: list(skus) for kind, skus in result.examples.items()}),
+        "largest_changes": _largest_changes(result),
+        "examples": _examples(result),
         "stopped_by_guard": result.guard or "no",
+        "differences_csv": result.csv_problem or "no problem",
     }

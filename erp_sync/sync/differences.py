@@ -1,0 +1,62 @@
+"""What a pass found different between shop and ERP: lines of a file while it lasts, and a CSV where it is wanted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+FILE = "stock-differences.csv"
+"""Its name where a directory is given."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet runs a cell that begins so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One stock of the shop that is not what it should be."""
+
+    sku: str
+    warehouse: str
+    available: Decimal
+    buffer: int
+    before: int
+    after: int
+
+    def line(self) -> str:
+        return json.dumps([self.sku, self.warehouse, str(self.available), self.buffer, self.before, self.after]) + "\n"
+
+    @classmethod
+    def of(cls, line: str) -> Difference:
+        sku, warehouse, available, buffer, before, after = json.loads(line)
+        return cls(sku, warehouse, Decimal(available), buffer, before, after)
+
+
+def write_csv(path: Path, differences: Iterable[Difference]) -> None:
+    """All of them, row by row; the file is there whole or, as long as it is written, still the one before. Raises
+    OSError."""
+    path = path / FILE if path.is_dir() else path
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    partly = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(("sku", "warehouse", "available_in_erp", "buffer", "before", "after"))
+            for each in differences:
+                rows.writerow(
+                    (_text(each.sku), _text(each.warehouse), each.available, each.buffer, each.before, each.after)
+                )
+        partly.chmod(0o644)
+        partly.replace(path)
+    except BaseException:
+        partly.unlink()
+        raise
+
+
+def _text(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
