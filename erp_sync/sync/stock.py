@@ -26,6 +26,7 @@ from erp_sync.shop.stock import ShopStock, StockOutcome, StockTarget
 from erp_sync.stock_formula import published
 from erp_sync.sync.in_flight import CLOCKS_APART, InFlight
 from erp_sync.sync.results import StockChange, StockResult
+from erp_sync.sync.shared_answer import SharedAnswer
 
 if TYPE_CHECKING:
     from erp_sync.erp.stock import SkuBalance
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 BUDGET_SECONDS = 240.0
 """Nothing is written after this long; what is left is different at the next pass too."""
 COMPARED_TOGETHER = 500
-WRITERS = 4
+WRITERS = 6
 WRITE_SECONDS = 30.0
 FEW_CHANGES = 20
 """So many stocks may change whatever share they are."""
@@ -104,6 +105,7 @@ class StockFlow:
         self._erp = erp
         self._section = settings.stock
         self._start_day = settings.require_start_day()
+        self._newest_read = SharedAnswer(lambda: ledger.mark(_MARK))
         self._monotonic = monotonic
         self._is_physical = profile.basis == "physical"
         self._waiting_days = profile.waiting_days if profile.waiting_holds else None
@@ -274,7 +276,7 @@ class StockFlow:
 
     def _is_stale(self, current: _Pass) -> bool:
         passed = timedelta(seconds=self._monotonic() - current.began)
-        mark = self._ledger.mark(_MARK)
+        mark = self._newest_read()
         now = self._ledger.now()
         # One that lies ahead is of a clock that has jumped back since.
         newer = mark is not None and _text(current.read_at) < mark[1] <= _text(now + CLOCKS_APART)
