@@ -113,9 +113,9 @@ def grouped(rows: Iterable[StockRow], warehouses: Collection[str]) -> Iterator[S
     open_: dict[str, dict[str, Decimal | None]] = {}
     key = ""
     for row in rows:
-        if _key(row.sku) != key:
+        if (its := _key(row.sku)) != key:
             yield from _whole(open_)
-            open_, key = {}, _key(row.sku)
+            open_, key = {}, its
         balances = open_.setdefault(row.sku, {})
         if row.warehouse in balances:
             raise ErpUnavailable(
@@ -135,5 +135,7 @@ def _whole(products: Mapping[str, Mapping[str, Decimal | None]]) -> Iterator[Sku
 
 def _key(sku: str) -> str:
     """As a database without case and accents compares."""
+    if sku.isascii():
+        return sku.lower()
     plain = unicodedata.normalize("NFKD", sku.casefold())
     return "".join(character for character in plain if not unicodedata.combining(character))
