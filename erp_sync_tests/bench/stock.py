@@ -42,9 +42,9 @@ from erp_sync.erp import answers, client, stock
 from erp_sync.sandbox.shop_schema import order_items, orders, products
 from erp_sync.settings import Settings, load_settings
 from erp_sync.sync.connections import open_connections
-from erp_sync_tests.bench.machine import machine, percentile
+from erp_sync_tests.bench.machine import cpu_seconds, machine, percentile
 from erp_sync_tests.bench.memory import high_water_mb
-from erp_sync_tests.bench.stages import shop_engine, stage_on_mariadb
+from erp_sync_tests.bench.stages import server_pid, shop_engine, stage_on_mariadb
 from erp_sync_tests.mariadb import MariaDB
 
 FORMS = ("plain", "row", "bulk")
@@ -71,6 +71,8 @@ class Followed:
     """None: the plain middleware was not asked."""
     cpu_seconds: float
     """Of the syncing process."""
+    database_cpu_seconds: float
+    erp_cpu_seconds: float
     compare_seconds: float
     """Reading the ERP and comparing: the rest is writing."""
     erp_requests: int
@@ -198,15 +200,14 @@ def follow(
             for form in forms:
                 os.environ["ERP_SYNC_SHOP_PROFILE"] = str(_profile(on.folder, form))
                 changed = _change(on, figures, max(1, int(skus * share)))
-                before = _requests(on), *_locks(mariadb)
+                before = _so_far(on, mariadb)
                 # The plain middleware knows nothing of orders, so none are placed beside it.
                 buyers = _Buyers(engine, changed, on.shop.now, sells=form != "plain")
                 with _buying(buyers) as busy:
                     told = _in_a_process(form)
                 sold += buyers.sold
-                requests, waits, wait_ms = (
-                    now - then for now, then in zip((_requests(on), *_locks(mariadb)), before, strict=True)
-                )
+                used = [now - then for now, then in zip(_so_far(on, mariadb), before, strict=True)]
+                requests, waits, wait_ms, database_cpu, erp_cpu = used
                 if form != "plain":  # which takes back what was sold
                     _check(engine, figures, sold)
                 plain = told.seconds if form == "plain" else plain
@@ -217,8 +218,10 @@ def follow(
                     seconds=round(told.seconds, 2),
                     times_plain=round(told.seconds / plain, 2) if plain is not None else None,
                     cpu_seconds=round(told.cpu_seconds, 2),
+                    database_cpu_seconds=round(database_cpu, 2),
+                    erp_cpu_seconds=round(erp_cpu, 2),
                     compare_seconds=round(told.compare_seconds, 2),
-                    erp_requests=requests,
+                    erp_requests=int(requests),
                     erp_seconds=round(told.erp_seconds, 2),
                     waited_share=round(told.waited_seconds / told.seconds, 2),
                     shop_statements=told.statements["shop"],
@@ -230,8 +233,8 @@ def follow(
                     checkout_longest_ms=round(max(busy), 1),
                     quiet_p99_ms=round(percentile(quiet, 0.99), 1),
                     quiet_longest_ms=round(max(quiet), 1),
-                    lock_waits=waits,
-                    lock_wait_ms=wait_ms,
+                    lock_waits=int(waits),
+                    lock_wait_ms=int(wait_ms),
                     machine=machine(),
                 )
         engine.dispose()
@@ -404,17 +407,14 @@ def _plain_rows(settings: Settings, told: Told) -> Iterator[dict[str, Any]]:
             page, more = page + 1, body["hasNext"]
 
 
-def _locks(mariadb: MariaDB) -> tuple[int, int]:
-    """How often a row was waited for, and the milliseconds of all these waits."""
+def _so_far(on: Stage, mariadb: MariaDB) -> tuple[float, ...]:
+    """Requests to the ERP; how often a row was waited for, and the milliseconds of all these waits; seconds of the
+    processor that database and ERP have used."""
+    requests = sum(on.erp.admin("GET", "/state")["requests"].values())
     waits, milliseconds = (
-        int(mariadb.value(f"SHOW GLOBAL STATUS LIKE '{name}'"))
-        for name in ("Innodb_row_lock_waits", "Innodb_row_lock_time")
+        int(mariadb.value(f"SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_{name}'")) for name in ("waits", "time")
     )
-    return waits, milliseconds
-
-
-def _requests(on: Stage) -> int:
-    return int(sum(on.erp.admin("GET", "/state")["requests"].values()))
+    return requests, waits, milliseconds, cpu_seconds(server_pid(mariadb)), cpu_seconds(on.erp.pid)
 
 
 def main() -> None:
