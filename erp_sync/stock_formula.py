@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import ROUND_FLOOR, Decimal
+from functools import cache
 from typing import Literal
 
 Formula = Literal["standard", "simple", "physical"]
@@ -17,6 +18,7 @@ _SUBTRACTED: Mapping[Formula, tuple[str, ...]] = {
 OPEN_ORDERS = "B2_QPEDVEN"
 
 
+@cache
 def fields(formula: Formula, *, subtract_open_orders: bool) -> tuple[str, ...]:
     """The fields of SB2 that the formula needs."""
     return ("B2_QATU", *_SUBTRACTED[formula], *((OPEN_ORDERS,) if subtract_open_orders else ()))

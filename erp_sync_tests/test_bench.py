@@ -16,12 +16,14 @@ from erp_sync_tests.bench.machine import percentile
 from erp_sync_tests.bench.memory import peak
 from erp_sync_tests.bench.reconcile import reconcile
 from erp_sync_tests.bench.statuses import poll
+from erp_sync_tests.bench.stock import FORMS, follow
 from erp_sync_tests.bench.tick import tick
 from erp_sync_tests.bench.torture import torture
 
 
 @pytest.mark.parametrize(
-    "name", ["checks", "drain", "imports", "latency", "memory", "month", "reconcile", "statuses", "tick", "torture"]
+    "name",
+    ["checks", "drain", "imports", "latency", "memory", "month", "reconcile", "statuses", "stock", "tick", "torture"],
 )
 def test_a_benchmark_says_how_it_is_used(name: str) -> None:
     command = [sys.executable, "-m", f"erp_sync_tests.bench.{name}", "--help"]
@@ -63,6 +65,14 @@ def test_a_day_is_reconciled_with_many_orders_to_a_request() -> None:
     reconciled = reconcile(120, latency_ms=1)
     assert (reconciled.findings, reconciled.requests) == (1, 11)
     assert reconciled.orders_per_request > 10
+
+
+def test_stock_follows_in_each_form_beside_sales() -> None:
+    followed = {each.form: each for each in follow(600, forms=FORMS, latency_ms=1, shares=(0.5,), quiet_seconds=0.1)}
+    assert {each.changed for each in followed.values()} == {300}
+    assert followed["plain"].times_plain == 1.0
+    assert followed["bulk"].shop_statements < 100 < 6 * 300 < followed["row"].shop_statements
+    assert all(each.erp_seconds > 0 and each.peak_mb > 10 for each in followed.values())
 
 
 def test_memory_is_that_of_the_draining_process() -> None:

@@ -248,12 +248,13 @@ class GenericQuery:
             for name in dropped if isinstance(dropped, list) else []:
                 if str(name).strip().upper().rpartition(".")[2] in query.columns:
                     raise _no_right(str(name).strip().upper())
-        return [self._row(query, item) for item in items]
+        columns, branch_field = query.columns, query.branch_field
+        return [self._row(query.table, columns, branch_field, item) for item in items]
 
-    def _row(self, query: Query, item: Mapping[str, Any]) -> Row:
+    def _row(self, table: str, columns: Sequence[str], branch_field: str, item: Mapping[str, Any]) -> Row:
         given = {key.upper(): value for key, value in item.items()}
         row: dict[str, str | Decimal] = {}
-        for name in query.columns:
+        for name in columns:
             value = given.get(name)
             if value is None:
                 raise _no_right(name)
@@ -262,11 +263,11 @@ class GenericQuery:
                 row[name] = value.rstrip()
             elif not isinstance(value, int | Decimal):
                 raise ErpUnavailable(f"genericQuery gave a {name} that is neither text nor number")
-        branch = text(row, query.branch_field)
-        shared = query.table in SHARED and self._branch.startswith(branch)
+        branch = text(row, branch_field)
+        shared = table in SHARED and self._branch.startswith(branch)
         if branch != self._branch and not shared:
             raise Misconfigured(
-                f"ERP_SYNC_ERP_TENANT = {self._client.tenant!r}: the ERP answers with {query.branch_field} = "
+                f"ERP_SYNC_ERP_TENANT = {self._client.tenant!r}: the ERP answers with {branch_field} = "
                 f"{branch!r}; correct the tenant, or have the REST service honour the tenantId header"
             )
         return row

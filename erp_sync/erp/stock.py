@@ -39,6 +39,20 @@ class StockRow:
     """None: it cannot be read."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What is kept of an answer: its rows as they come take ten times as much memory."""
+
+    records: Sequence[str]
+    rows: Sequence[StockRow]
+    """Of these records."""
+    more: bool
+
+    def of_last_product(self) -> set[str]:
+        sku = self.rows[-1].sku
+        return {record for record, row in zip(self.records, self.rows, strict=True) if row.sku == sku}
+
+
 class ErpStock:
     """Reads take the slots of the class `stock`. Raises BreakerOpen, ErpUnavailable and Misconfigured."""
 
@@ -56,7 +70,7 @@ class ErpStock:
         Each page begins with the product that the last one ended with: a page that starts over, skips or repeats does
         not fit, and raises ErpUnavailable before anything is taken for complete.
         """
-        yield from grouped(map(self._stock, self._rows()), self._section.warehouses)
+        yield from grouped(self._rows(), self._section.warehouses)
 
     def can_have(self, sku: str) -> bool:
         """Whether a product of the ERP can have this code at all."""
@@ -92,22 +106,26 @@ class ErpStock:
             found |= set(some).intersection(live)
         return found
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[StockRow]:
         """While one page is worked on, the next one is on its way."""
-        last: Sequence[Row] = ()
+        last: _Page | None = None
         with ThreadPoolExecutor(1, "stock-read") as ahead:
-            coming = ahead.submit(self._page, "")
+            coming = ahead.submit(self._read, "")
             while True:
-                page, more = coming.result()
+                page = coming.result()
                 fresh = self._after(last, page)
-                if more:
+                if page.more:
                     if not fresh:
                         raise ErpUnavailable("genericQuery gives the same page of SB2 again and again")
                     last = page
-                    coming = ahead.submit(self._page, text(page[-1], "B2_COD"))
+                    coming = ahead.submit(self._read, page.rows[-1].sku)
                 yield from fresh
-                if not more:
+                if not page.more:
                     return
+
+    def _read(self, since: str) -> _Page:
+        rows, more = self._page(since)
+        return _Page([text(row, RECORD) for row in rows], [self._stock(row) for row in rows], more)
 
     def _page(self, since: str) -> tuple[list[Row], bool]:
         where: tuple[In | AtLeast, ...] = (self._warehouses, *((AtLeast("B2_COD", since),) if since else ()))
@@ -116,19 +134,20 @@ class ErpStock:
     def _asks(self, where: tuple[In | AtLeast, ...]) -> Query:
         return Query("SB2", ("B2_COD", "B2_LOCAL", *self._fields), where)
 
-    def _after(self, last: Sequence[Row], page: Sequence[Row]) -> list[Row]:
+    def _after(self, last: _Page | None, page: _Page) -> Sequence[StockRow]:
         """The page's new rows. Raises ErpUnavailable where it does not go on from the last one: it must begin with the
         last one's last product once more."""
-        records = [text(row, RECORD) for row in page]
-        if len(set(records)) < len(records):
+        records = set(page.records)
+        if len(records) < len(page.records):
             raise ErpUnavailable("genericQuery gave a row of SB2 twice on one page: its pages cannot be trusted")
-        if not last:
-            return list(page)
-        code = text(last[-1], "B2_COD")
-        if not {text(row, RECORD) for row in last if text(row, "B2_COD") == code} <= set(records):
-            raise ErpUnavailable(f"a page of SB2 does not go on from product {code!r}: rows may be missing")
-        known = {text(row, RECORD) for row in last}
-        return [row for row, record in zip(page, records, strict=True) if record not in known]
+        if last is None:
+            return page.rows
+        if not last.of_last_product() <= records:
+            raise ErpUnavailable(
+                f"a page of SB2 does not go on from product {last.rows[-1].sku!r}: rows may be missing"
+            )
+        known = set(last.records)
+        return [row for record, row in zip(page.records, page.rows, strict=True) if record not in known]
 
     def _stock(self, row: Row) -> StockRow:
         code, warehouse = text(row, "B2_COD"), text(row, "B2_LOCAL")
@@ -150,9 +169,9 @@ def grouped(rows: Iterable[StockRow], warehouses: Collection[str]) -> Iterator[S
     open_: dict[str, dict[str, Decimal | None]] = {}
     key = ""
     for row in rows:
-        if _key(row.sku) != key:
+        if (its := _key(row.sku)) != key:
             yield from _whole(open_)
-            open_, key = {}, _key(row.sku)
+            open_, key = {}, its
         balances = open_.setdefault(row.sku, {})
         if row.warehouse in balances:
             raise ErpUnavailable(
@@ -172,5 +191,7 @@ def _whole(products: Mapping[str, Mapping[str, Decimal | None]]) -> Iterator[Sku
 
 def _key(sku: str) -> str:
     """As a database without case and accents compares."""
+    if sku.isascii():
+        return sku.lower()
     plain = unicodedata.normalize("NFKD", sku.casefold())
     return "".join(character for character in plain if not unicodedata.combining(character))

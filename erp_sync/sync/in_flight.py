@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from erp_sync.models import HeldLine, OrderHead, ShopState
 from erp_sync.sync.recent import recent_pages
+from erp_sync.sync.shared_answer import SharedAnswer
 
 if TYPE_CHECKING:
     from erp_sync.ledger.ledger import Ledger
@@ -52,6 +53,7 @@ class InFlight:
         self._since: datetime | None = None
         self._began: tuple[datetime, float] | None = None
         self._lock = threading.Lock()
+        self._recounted = SharedAnswer(self._recount)
 
     @property
     def orders(self) -> int:
@@ -68,8 +70,7 @@ class InFlight:
 
     def recount(self) -> None:
         """Raises ShopUnavailable, LedgerUnavailable and Misconfigured."""
-        with self._lock:
-            self._recount()
+        self._recounted()
 
     def _recount(self) -> None:
         began = self._shop_now()
@@ -102,11 +103,12 @@ class InFlight:
         for line in self._shop.held_lines(wanted) if wanted else ():
             lines[line.order_id].append(line)
         # All at once, and only now: a question that failed leaves them to the next recount, of whichever thread.
-        self._heads |= fresh
-        for key in fresh:
-            self._forget(key)
-        for key in wanted:
-            self._remember(key, lines[key])
+        with self._lock:
+            self._heads |= fresh
+            for key in fresh:
+                self._forget(key)
+            for key in wanted:
+                self._remember(key, lines[key])
 
     def _holds(self, head: OrderHead, now: datetime) -> bool:
         if head.state == ShopState.WAITING and self._waiting_days is not None:

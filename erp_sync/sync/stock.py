@@ -30,6 +30,7 @@ from erp_sync.sync.health import remember_stock
 from erp_sync.sync.in_flight import CLOCKS_APART, InFlight
 from erp_sync.sync.passes import STOCK_MARK, stock_pass_ended
 from erp_sync.sync.results import StockChange, StockResult
+from erp_sync.sync.shared_answer import SharedAnswer
 from erp_sync.sync.unseen import NamedStock, Unseen
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 BUDGET_SECONDS = 240.0
 """Nothing is written after this long; what is left is different at the next pass too."""
 COMPARED_TOGETHER = 500
-WRITERS = 4
+WRITERS = 6
 WRITE_SECONDS = 30.0
 FEW_CHANGES = 20
 """So many stocks may change whatever share they are."""
@@ -93,6 +94,7 @@ class StockFlow:
         self._section = settings.stock
         self._csv = Path(settings.stock.differences_csv) if settings.stock.differences_csv else None
         self._start_day = settings.require_start_day()
+        self._newest_read = SharedAnswer(lambda: ledger.mark(STOCK_MARK))
         self._monotonic = monotonic
         self._is_physical = profile.basis == "physical"
         self._waiting_days = profile.waiting_days if profile.waiting_holds else None
@@ -313,7 +315,7 @@ class StockFlow:
 
     def _is_stale(self, current: _Pass) -> bool:
         passed = timedelta(seconds=self._monotonic() - current.began)
-        mark = self._ledger.mark(STOCK_MARK)
+        mark = self._newest_read()
         now = self._ledger.now()
         # One that lies ahead is of a clock that has jumped back since.
         newer = mark is not None and _text(current.read_at) < mark[1] <= _text(now + CLOCKS_APART)
