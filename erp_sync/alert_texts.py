@@ -134,7 +134,7 @@ KINDS: dict[str, Kind] = {
         ),
         (
             "A cancellation of the shop is not done in the ERP",
-            "The shop cancelled, and the order lives on in the ERP: mostly invoiced already, so it cannot be cancelled.",
+            "The shop cancelled, and the order lives on in the ERP: mostly because it is invoiced already.",
             "See `erp-sync order NUMBER`; with an invoice, cancel that or take the goods back before the deadline.",
         ),
     ),
@@ -350,7 +350,7 @@ KINDS: dict[str, Kind] = {
     ),
     "check_failed": _kind(
         Who.INTEGRATION,
-        Unit.ORDERS,
+        Unit.VALUES,
         (
             "Verificação falhou",
             "Uma verificação do Dagster encontrou um problema.",
@@ -364,7 +364,7 @@ KINDS: dict[str, Kind] = {
     ),
     "other": _kind(
         Who.INTEGRATION,
-        Unit.ORDERS,
+        Unit.VALUES,
         (
             "Problema na integração",
             "A integração encontrou um problema que este texto não conhece.",

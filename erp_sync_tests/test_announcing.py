@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from erp_sync.errors import LedgerUnavailable
+from erp_sync.errors import LedgerUnavailable, Misconfigured
 from erp_sync.ledger.ledger import Ledger, open_ledger
 from erp_sync.ledger.migrate import migrate
 from erp_sync.ledger.outlet import Outlets
@@ -25,6 +25,7 @@ from erp_sync.settings import Settings
 from erp_sync.slack import Slack
 from erp_sync.sync import announcing
 from erp_sync.sync.announcing import LEASE, MANY, Announcer, AnnounceResult
+from erp_sync.sync.connections import open_connections
 from erp_sync_tests.ledger_entries import START, Hand
 from erp_sync_tests.mariadb import MariaDB
 from erp_sync_tests.slack_double import CHANNEL_NAME, TOKEN, Posted, SlackDouble
@@ -591,6 +592,31 @@ def test_a_clock_that_jumped_back_silences_nobody(on: Stage) -> None:
     on.run()
     on.hand.turn(-7 * 86_400)
     assert on.run() == AnnounceResult(posted=1)
+
+
+def test_the_announcer_of_the_settings(ledger_url: str, tmp_path: Path, double: SlackDouble) -> None:
+    values = {
+        "shop_url": f"sqlite:///{tmp_path / 'shop.sqlite'}",
+        "ledger_url": ledger_url,
+        "erp_url": "https://erp.example.com/rest",
+        "erp_user": "u",
+        "erp_password": "p",
+        "erp_tenant": "01,0101",
+        "orders": {"start_day": date(2026, 5, 1)},
+        "slack_token": TOKEN,
+    }
+    for slack, posted in (
+        ({"slack_token": None}, 0),
+        ({"slack_channel": CHANNEL_NAME, "slack_base_url": double.url}, 1),
+    ):
+        connections = open_connections(Settings.model_validate(values | slack))
+        connections.ledger.report(Sighting("cause", "run_failed", Severity.ERROR))
+        assert connections.announcer().run().posted == posted
+        connections.close()
+    connections = open_connections(Settings.model_validate(values))
+    with pytest.raises(Misconfigured, match="ERP_SYNC_SLACK_CHANNEL is not set"):
+        connections.announcer()
+    connections.close()
 
 
 def test_the_first_message_leaves_at_once(mariadb: MariaDB, double: SlackDouble) -> None:
