@@ -378,3 +378,45 @@ KINDS: dict[str, Kind] = {
     ),
 }
 KINDS["check/no_order_twice"] = KINDS["duplicate"]
+KINDS["check/orders_are_as_sent"] = _kind(
+    Who.ERP,
+    Unit.ORDERS,
+    (
+        "Pedido diferente no ERP",
+        "O ERP tem o pedido apagado, alterado ou com outro identificador, cliente ou filial.",
+        "`erp-sync order NÚMERO` mostra a diferença. Corrija ou restaure no ERP; ele nunca é criado de novo.",
+    ),
+    (
+        "An order is different in the ERP",
+        "The ERP has the order deleted, changed, or under another id, customer or branch.",
+        "`erp-sync order NUMBER` shows what differs. Correct or restore it in the ERP; it is never created again.",
+    ),
+)
+KINDS["check/shop_knows_every_status"] = _kind(
+    Who.OPS,
+    Unit.ORDERS,
+    (
+        "A loja não recebeu o status",
+        "O pedido mudou no ERP e a loja ainda não foi avisada.",
+        "Veja as execuções de shop/order_status: a falha de lá é a causa.",
+    ),
+    (
+        "The shop was not told the status",
+        "The order changed in the ERP and the shop does not know it yet.",
+        "Look at the runs of shop/order_status: what failed there is the cause.",
+    ),
+)
+KINDS["check/no_status_needs_a_person"] = _kind(
+    Who.SHOP,
+    Unit.ORDERS,
+    (
+        "Status à espera de uma pessoa",
+        "Loja e ERP se contradizem, e o pedido fica como está até alguém decidir.",
+        "`erp-sync order NÚMERO` diz o que corrigir na loja, no ERP ou no perfil.",
+    ),
+    (
+        "A status waits for a person",
+        "Shop and ERP contradict each other, and the order stays as it is until somebody decides.",
+        "`erp-sync order NUMBER` says what to correct in the shop, the ERP or the profile.",
+    ),
+)

@@ -250,6 +250,18 @@ class TestLedgerFindings:
         [again] = here.open().values()
         assert again.seen == incident.seen, "what stands as it stood is not written down every 15 seconds"
 
+    def test_the_channel_hears_of_it_in_the_same_tick(self, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+        with SlackDouble() as slack:
+            account = (TOKEN, CHANNEL, slack.url)
+            monkeypatch.setattr(Settings, "slack_account", lambda _settings: account)
+            here.order("1")
+            here.tick()
+            [message] = slack.threads
+            assert "LJ-1" in message.body
+            here.turn_into("1", state=LedgerState.CANCELLED, next_at=None)
+            here.tick()
+            assert len(slack.replies(message)) == 1
+
     def test_a_question_that_takes_long_is_asked_more_rarely(self, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
         """And what it found stands until it is asked again."""
         monkeypatch.setattr("erp_sync.defs.alarms.PAUSE_SHARE", 1e9)

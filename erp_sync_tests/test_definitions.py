@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
+from erp_sync.alert_texts import KINDS
 from erp_sync.definitions import build_definitions
 from erp_sync.defs.names import ERP_ORDER_STATUS, ERP_ORDERS, SHOP_ORDER_STATUS, SHOP_ORDERS, SHOP_STOCK_LEVELS
 from erp_sync.errors import Misconfigured
@@ -112,6 +113,11 @@ def test_every_check_says_in_words_what_it_asserts_and_blocks_nothing(defs: dg.D
         assert not spec.blocking
     assert all(callable(getattr(LedgerHealth, name)) for name in LEDGER_CHECKS)
     assert all(callable(getattr(Inspection, name)) for name in INSPECTION_CHECKS)
+
+
+def test_every_check_has_words_of_its_own_for_the_channel() -> None:
+    checks = {**LEDGER_CHECKS, **INSPECTION_CHECKS}
+    assert {check.alert or f"check/{name}" for name, check in checks.items()} <= KINDS.keys()
 
 
 def test_every_asset_leads_to_its_code_and_every_field_to_its_column(defs: dg.Definitions) -> None:

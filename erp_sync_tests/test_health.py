@@ -333,6 +333,11 @@ def test_every_query_is_a_range_of_an_index(everywhere: Here) -> None:
             explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
             plan = connection.exec_driver_sql(explain + statement, values).all()  # type: ignore[arg-type]
             if database.is_sqlite:
-                assert not [row[-1] for row in plan if str(row[-1]).startswith("SCAN")], f"{statement}\n{plan}"
+                steps = [str(row[-1]) for row in plan]
+                assert not [step for step in steps if step.startswith("SCAN")], f"{statement}\n{steps}"
+                # Nearly all orders are after a key, were found before a moment, and are sent.
+                nearly_all = ["(order_id>?)", "(found_at<?)", *(["(state=?)"] if "sent" in values else [])]  # type: ignore[operator]
+                wide = [step for step in steps if any(each in step for each in nearly_all)]
+                assert not wide, f"{statement}\n{steps}"
             else:
                 assert not [row for row in plan if row[3] in ("ALL", "index")], f"{statement}\n{plan}"
