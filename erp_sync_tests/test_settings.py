@@ -115,6 +115,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
             "every_minutes": 5,
             "stale_minutes": 15,
         },
+        "reconcile": {"days": 3},
     }
 
 
