@@ -21,6 +21,7 @@ ENV PATH=/opt/erp_sync/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     MALLOC_ARENA_MAX=2 \
+    MPLCONFIGDIR=/tmp/matplotlib \
     DAGSTER_HOME=/opt/dagster/home
 RUN groupadd --gid 10001 erp_sync \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin erp_sync \

@@ -122,6 +122,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
             "stale_minutes": 15,
         },
         "alerts": {"digest_hour": 8, "ui_url": "", "alive_seconds": 120},
+        "reconcile": {"days": 3},
     }
 
 
