@@ -296,7 +296,8 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            if record.name.split(".")[0] in _DAGSTERS and not hasattr(record, "dagster_meta"):
+            top = record.name.split(".")[0]
+            if top in _DAGSTERS and not hasattr(record, "dagster_meta") and logging.getLogger(top).handlers:
                 return  # its own console handler has it
             # Within a run Dagster hands each line on once more.
             if not record.__dict__.get("_on_stream"):

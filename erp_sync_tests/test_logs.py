@@ -205,6 +205,17 @@ def test_what_dagster_hands_on_is_written_once_and_not_printed_again(lines: Writ
     assert made.levelno == logging.NOTSET
 
 
+def test_a_line_of_dagsters_own_loggers_is_said_once(lines: Written) -> None:
+    theirs, console = logging.getLogger("dagster"), logging.NullHandler()
+    logging.getLogger("dagster.code_server").warning("nobody else has it")
+    theirs.addHandler(console)
+    try:
+        logging.getLogger("dagster.code_server").warning("on their console")
+    finally:
+        theirs.removeHandler(console)
+    assert [line["message"] for line in lines()] == ["nobody else has it"]
+
+
 def test_text_is_redacted_too() -> None:
     try:
         raise ValueError("CPF 529.982.247-25")
