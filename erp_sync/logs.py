@@ -169,8 +169,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    said: dict[str, Any] = {**_context.get(), **_of_dagster(record)}
-    said |= {name: value for name, value in record.__dict__.items() if name in FIELDS}
+    said: dict[str, Any] = {**_context.get(), **_of_dagster(record), **record.__dict__}
     ids = {name: _id(str(said[name])) for name in IDS if said.get(name)}
     keep = tuple(ids.values())
     fields: dict[str, Any] = {
