@@ -169,8 +169,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    said: dict[str, Any] = {**_context.get(), **_of_dagster(record)}
-    said |= {name: value for name, value in record.__dict__.items() if name in FIELDS}
+    said: dict[str, Any] = {**_context.get(), **_of_dagster(record), **record.__dict__}
     ids = {name: _id(str(said[name])) for name in IDS if said.get(name)}
     keep = tuple(ids.values())
     fields: dict[str, Any] = {
@@ -296,7 +295,8 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            if record.name.split(".")[0] in _DAGSTERS and not hasattr(record, "dagster_meta"):
+            top = record.name.split(".")[0]
+            if top in _DAGSTERS and not hasattr(record, "dagster_meta") and logging.getLogger(top).handlers:
                 return  # its own console handler has it
             # Within a run Dagster hands each line on once more.
             if not record.__dict__.get("_on_stream"):

@@ -22,6 +22,7 @@ from erp_sync.definitions import build_definitions
 from erp_sync.defs.resources import ErpSync
 from erp_sync.demo import environment, stage
 from erp_sync.errors import Misconfigured
+from erp_sync.ledger.ledger import Ledger
 from erp_sync.logs import FIELDS, configure_logs
 from erp_sync.sandbox.config import Fault
 from erp_sync.sandbox.erp_users import ErpUsers
@@ -29,7 +30,8 @@ from erp_sync.sandbox.shop import BAD_KINDS, ODD_KINDS
 from erp_sync.sandbox.shop_schema import customers, orders
 from erp_sync.settings import load_settings
 from erp_sync.sync.connections import open_connections
-from erp_sync_tests.live import CONFIG, Place, dagster_home, numbers_in, place, today
+from erp_sync.sync.results import OrdersResult
+from erp_sync_tests.live import CONFIG, Place, dagster_home, numbers_in, place, today, until
 
 FAULTS = tuple(
     Fault(kind=kind, endpoint="create_order", probability=0.08)
@@ -69,8 +71,7 @@ def test_no_line_of_real_flows_names_a_customer_or_a_secret(said: io.StringIO) -
             on.shop.place_bad_order(kind)
         connections = open_connections(load_settings())
         flow = connections.orders_flow()
-        for _ in range(4):
-            flow.run(sweep=True, linger=0.5)
+        until("all orders are settled", lambda: _settled(flow.run(sweep=True, linger=0.5), connections.ledger), 40)
         users = ErpUsers(on.erp, random.Random(1))
         for _ in range(40):
             users.step()
@@ -100,6 +101,10 @@ def test_no_line_of_real_flows_names_a_customer_or_a_secret(said: io.StringIO) -
         one["Name"] for line in lines if "_aws" in line for one in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]
     }
     assert {name for line in lines for name in line} <= BASE | FIELDS | metrics
+
+
+def _settled(_: OrdersResult, ledger: Ledger) -> bool:
+    return ledger.next_wake() is None and not ledger.actionable(1)
 
 
 class _Defective:

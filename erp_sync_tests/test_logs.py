@@ -99,7 +99,8 @@ def test_an_inner_context_keeps_the_correlation_id(lines: Written) -> None:
 
 
 def test_only_known_fields_are_said() -> None:
-    said = line("x", extra={"customer": "Ana", "body": {"A1_NOME": "Ana"}, "state": "due"})
+    with log_context(name_of_customer="Ana"):
+        said = line("x", extra={"customer": "Ana", "body": {"A1_NOME": "Ana"}, "state": "due"})
     assert said["state"] == "due"
     assert "Ana" not in json.dumps(said)
 
@@ -203,6 +204,17 @@ def test_what_dagster_hands_on_is_written_once_and_not_printed_again(lines: Writ
     [said] = lines()
     assert (said["run_id"], said["job"], said["step"]) == ("r1", "orders", "s")
     assert made.levelno == logging.NOTSET
+
+
+def test_a_line_of_dagsters_own_loggers_is_said_once(lines: Written) -> None:
+    theirs, console = logging.getLogger("dagster"), logging.NullHandler()
+    logging.getLogger("dagster.code_server").warning("nobody else has it")
+    theirs.addHandler(console)
+    try:
+        logging.getLogger("dagster.code_server").warning("on their console")
+    finally:
+        theirs.removeHandler(console)
+    assert [line["message"] for line in lines()] == ["nobody else has it"]
 
 
 def test_text_is_redacted_too() -> None:

@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from erp_sync.errors import Misconfigured
+from erp_sync.scrub import redact
 from erp_sync.settings import Settings, load_settings
 
 CANARY = "s3cr3t-c4n4ry"
@@ -123,7 +124,19 @@ def test_the_defaults_are_those_of_the_design() -> None:
         },
         "alerts": {"digest_hour": 8, "ui_url": "", "alive_seconds": 120},
         "reconcile": {"days": 3},
+        "logs": {"format": None, "level": "info", "environment": "production", "cloudwatch_group": ""},
     }
+
+
+def test_every_secret_is_known_to_the_logs() -> None:
+    settings = load_settings(
+        shop_url="mysql+pymysql://shop:p%40ss-word@db/shop?ssl_ca=/x",
+        ledger_url="sqlite:////var/lib/erp_sync/ledger.sqlite",
+        erp_password="an-erp-password",
+    )
+    assert set(settings.secrets()) == {"p%40ss-word", "p@ss-word", "an-erp-password"}
+    shown = redact("p@ss-word p%40ss-word an-erp-password /var/lib/erp_sync/ledger.sqlite")
+    assert shown == "*** *** *** /var/lib/erp_sync/ledger.sqlite"
 
 
 def test_the_whole_file_is_read(toml: Write) -> None:

@@ -163,7 +163,7 @@ class Token:
             )
         self._refused = (self._monotonic() + _REFUSED_FOR, message)
         said = {"event": "erp.login", "outcome": "refused", "http_status": answer.status}
-        logger.warning("no login to the ERP: HTTP %d", answer.status, extra=said)
+        logger.info("no login to the ERP: HTTP %d", answer.status, extra=said)
         raise Misconfigured(message)
 
 
