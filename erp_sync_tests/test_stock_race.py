@@ -437,6 +437,26 @@ def test_nothing_is_oversold(server: MariaDB, tmp_path: Path, form: str) -> None
             assert race.shown(sku) == left, sku
 
 
+def test_of_a_chunk_all_are_written_but_those_that_somebody_holds(
+    server: MariaDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("erp_sync.shop.connection.LOCK_SECONDS", 1)
+    monkeypatch.setattr("erp_sync.shop.writing.TRIES", 1)
+    held = {"PECA-02", "PECA-06"}
+    with racing(server, bulk_profile(tmp_path)) as race:
+        for sku in SKUS:
+            race.erp.receive(sku, 3)
+        parts = race.parts()
+        with race.engine.begin() as connection:
+            mine = products.c.id.in_([race.ids[sku] for sku in held])
+            connection.execute(products.update().where(mine).values(stock=1))
+            result = parts.flow.run()
+            connection.rollback()
+        assert (result.failure, result.failed) == (None, 2)
+        assert {sku for sku in SKUS if race.shown(sku) == FIRST + 3} == set(SKUS) - held
+        assert parts.flow.run().written == 2
+
+
 @pytest.mark.parametrize("mutant", list(MUTANTS))
 def test_each_safeguard_is_needed(server: MariaDB, monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
     sync, patches = MUTANTS[mutant]

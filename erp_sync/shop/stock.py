@@ -124,22 +124,23 @@ class ShopStock:
         commit_by: float,
     ) -> list[StockOutcome]:
         """At most `together` targets, each with exactly one row in the shop. `recount` is called once all rows are
-        locked; `decide` gives the final quantity, told what the shop shows. Nothing is committed after `commit_by`
-        (`time.monotonic`)."""
+        locked; `decide` gives the final quantity, told what the shop shows. What some hold is written in several
+        transactions: none commits later after its start than `commit_by` (`time.monotonic`) is away now."""
         outcomes: dict[Place, StockOutcome] = {}
         parts = [sorted(targets, key=lambda target: target.place)]
         seconds = commit_by - time.monotonic()
+        held = ""
         while parts:
             part = parts.pop()
+            if held and time.monotonic() >= commit_by:
+                # Whoever holds one may hold them all, and each is waited for as long again.
+                outcomes |= {target.place: StockOutcome(Decimal(0), 0, held) for target in part}
+                continue
             try:
                 outcomes |= self._write_part(part, recount, decide, time.monotonic() + seconds)
-            except HeldBySomebody as held:
-                # The others would wait as long again.
-                left = [target for each in (part, *parts) for target in each]
-                outcomes |= {
-                    each.place: StockOutcome(Decimal(0), 0, f"{held}: written by a later pass") for each in left
-                }
-                break
+            except HeldBySomebody as somebody:
+                held = f"{somebody}: written by a later pass"
+                outcomes |= {target.place: StockOutcome(Decimal(0), 0, held) for target in part}
             except (DBAPIError, NoEffect) as error:
                 if len(part) == 1:
                     outcomes[part[0].place] = StockOutcome(Decimal(0), 0, why(error))
@@ -174,7 +175,12 @@ class ShopStock:
                 if final[target.place] != target.quantity
             ]
             if changed:
-                self._put(connection, changed)
+                try:
+                    self._put(connection, changed)
+                except DBAPIError as error:
+                    if len(order) > 1 and _is_mariadb(connection) and is_conflict(error):
+                        raise NoEffect("[stock] bulk looks at other rows too: fewer at a time") from None
+                    raise
             after = self._present(connection, places)
             for place, quantity in final.items():
                 if after[place] != [quantity]:
