@@ -125,6 +125,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "alerts": {"digest_hour": 8, "ui_url": "", "alive_seconds": 120},
         "reconcile": {"days": 3},
         "logs": {"format": None, "level": "info", "environment": "production", "cloudwatch_group": ""},
+        "retention": {"event_days": 400, "run_days": 14, "failed_run_days": 90},
     }
 
 
