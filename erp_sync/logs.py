@@ -84,13 +84,12 @@ def configure_logs(
     *,
     stream: TextIO | None = None,
     level: int = logging.INFO,
-    others: int = logging.WARNING,
     environment: str = "",
     cloudwatch_group: str = "",
 ) -> None:
     """Of the whole process, once more as often as settings are known better. `stream` None: stdout. Never raises.
 
-    `level` is that of erp_sync's own lines, `others` that of all other libraries'.
+    `level` is that of erp_sync's own lines. Other libraries' are said from WARNING on.
     """
     _state.form, _state.level = form, level
     _state.environment = environment
@@ -102,8 +101,8 @@ def configure_logs(
         _state.cloudwatch.finish()
     _state.lines = Lines(stream, formatter)
     root.addHandler(_state.lines)
-    if root.level == logging.NOTSET or root.level > others:
-        root.setLevel(others)
+    if root.level in (logging.NOTSET, logging.ERROR, logging.CRITICAL):
+        root.setLevel(logging.WARNING)
     for name in ("erp_sync", story.name):
         logging.getLogger(name).setLevel(level)
     _state.cloudwatch = None

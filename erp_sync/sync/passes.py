@@ -85,12 +85,15 @@ def _measured(metrics: Callable[[], Metrics]) -> Metrics:
 
 
 def _queue(ledger: Ledger) -> Metrics:
-    counts = ledger.counts()
+    counts = ledger.counts(states=_TOLD_OF)
     return {
         "oldest_unsent_minutes": _minutes_since(ledger.oldest_unsent(), ledger.now()),
         "orders_in_doubt": counts.get(LedgerState.IN_DOUBT, 0) + counts.get(LedgerState.SENDING, 0),
         "orders_refused": counts.get(LedgerState.REFUSED, 0) + counts.get(LedgerState.INVALID, 0),
     }
+
+
+_TOLD_OF = (LedgerState.IN_DOUBT, LedgerState.SENDING, LedgerState.REFUSED, LedgerState.INVALID)
 
 
 def _minutes_since(moment: datetime | None, now: datetime) -> float:
