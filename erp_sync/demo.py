@@ -329,10 +329,10 @@ def live_on(on: Stage, connections: Connections, orders: list[PlacedOrder], *, s
             and not connections.ledger.statuses_under_way()
         ):
             break
-    return len(cancelled), _strayed(on, connections, {order.number for order in orders}, cancelled)
+    return len(cancelled), strayed(on, connections, {order.number for order in orders}, cancelled)
 
 
-def _strayed(on: Stage, connections: Connections, numbers: set[str], cancelled: list[PlacedOrder]) -> list[str]:
+def strayed(on: Stage, connections: Connections, numbers: set[str], cancelled: list[PlacedOrder]) -> list[str]:
     """By the ERP's screens and the shop's table alone."""
     from sqlalchemy import select
 
@@ -373,10 +373,10 @@ def follow_stock(on: Stage, connections: Connections, *, seed: int) -> tuple[int
     result = connections.stock_flow().run(accept=True)
     if result.failure is not None:
         raise result.failure
-    return _compared_stocks(on, connections)
+    return compared_stocks(on, connections)
 
 
-def _compared_stocks(on: Stage, connections: Connections) -> tuple[int, list[str]]:
+def compared_stocks(on: Stage, connections: Connections) -> tuple[int, list[str]]:
     from sqlalchemy import select
 
     from erp_sync.sandbox.shop_schema import order_items, orders, products

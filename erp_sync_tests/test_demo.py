@@ -164,7 +164,7 @@ def test_a_shop_that_was_not_told_and_a_stock_that_did_not_follow_are_not_ok(mon
         with engine.begin() as connection:
             connection.exec_driver_sql("UPDATE products SET stock = stock + 1 WHERE id = 7")
         engine.dispose()
-        return demo._compared_stocks(on, connections)
+        return demo.compared_stocks(on, connections)
 
     monkeypatch.setattr(demo, "follow_stock", falsified)
     monkeypatch.setattr(StatusesFlow, "tell", lambda *_arguments, **_options: StatusesResult())

@@ -294,8 +294,9 @@ def test_no_line_shows_personal_data_or_a_secret(seed: int, before: str, after: 
     for text, hidden in _personal(random.Random(seed)):
         for made in _everywhere(before + text + after):
             with log_context(flow=text):
-                written = JsonLines().format(made)
-            assert [one for one in hidden if one in written] == [], written
+                # Its time may hold the four digits of a phone.
+                written = JsonLines().format(made).partition('"level"')[2]
+            assert written and [one for one in hidden if one in written] == [], written
 
 
 @settings(max_examples=60, deadline=None)

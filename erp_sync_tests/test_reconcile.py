@@ -17,10 +17,16 @@ from erp_sync.errors import ErpUnavailable, LedgerUnavailable, OddRow
 from erp_sync.ledger.reconciled_day import KINDS, Finding, ReconciledDay, Verdict
 from erp_sync.models import LedgerState, OrderStatus
 from erp_sync.sandbox.shop import SHOP_ZONE, PlacedOrder
-from erp_sync.sync import reconcile
+from erp_sync.sync import asking, reconcile
 from erp_sync.sync.reconcile_report import kind_words, table_rows, what_to_do, write_csv
 from erp_sync_tests.conftest import FreshDatabase
 from erp_sync_tests.reconciling import Books, books
+
+
+@pytest.fixture(autouse=True)
+def minutes_between_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What two looks at a vanished order must lie apart has passed from one to the next."""
+    monkeypatch.setattr(asking, "SECOND_LOOK", timedelta())
 
 
 @pytest.fixture

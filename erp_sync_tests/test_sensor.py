@@ -54,6 +54,19 @@ def test_a_tick_finds_an_order_and_asks_for_its_day(here: Place) -> None:
     assert numbers_in(here.on) == [order.number]
 
 
+def test_a_defect_in_a_tick_shows_dagster_no_personal_data(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("customer 529.982.247-25, ana@example.com")
+
+    monkeypatch.setattr(here.erp_sync.connections().ledger, "heartbeats_alive", broken)
+    with pytest.raises(dg.Failure) as failed:
+        here.tick()
+    said = f"{failed.value.description} {failed.value.metadata}"
+    assert "ValueError" in said
+    assert not any(secret in said for secret in ("529.982", "52998224725", "ana@example.com"))
+    assert (failed.value.__cause__, failed.value.__suppress_context__) == (None, True)
+
+
 def test_the_tick_waits_for_an_order_and_tells_of_it_once(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("erp_sync.defs.sensors.WAIT_SECONDS", 1.0)
     here.swept()

@@ -32,6 +32,7 @@ from erp_sync.defs.failures import (
     stale_assets,
 )
 from erp_sync.defs.freshness import fresh_within
+from erp_sync.defs.red import redacted
 from erp_sync.defs.resources import ErpSync
 from erp_sync.errors import ErpSyncError, LedgerUnavailable, Misconfigured
 from erp_sync.models import Incident, Severity, Sighting
@@ -67,16 +68,18 @@ def alarms(settings: Settings) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, erp_sync: dg.ResourceParam[ErpSync]) -> dg.SensorResult:
         try:
-            connections = erp_sync.connections()
-            look = Look(context, erp_sync, connections.ledger, pace)
-            look.at_all(settings)
-            connections.ledger.set_mark(ALIVE_MARK)
+            with redacted():
+                connections = erp_sync.connections()
+                look = Look(context, erp_sync, connections.ledger, pace)
+                look.at_all(settings)
+                connections.ledger.set_mark(ALIVE_MARK)
         except ErpSyncError as failure:
             blind.tell(failure)
             raise
         blind.end()
         try:
-            connections.announcer().run()
+            with redacted():
+                connections.announcer().run()
         except Misconfigured as wrong:
             logger.error("alarms: the channel cannot be told: %s", wrong)
         return dg.SensorResult(skip_reason=look.summary(), cursor=look.progress.cursor(), asset_events=look.evaluations)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from erp_sync.defs.assets.metadata import red
 from erp_sync.defs.names import CHECKS_JOB, INSPECTION_JOB
+from erp_sync.defs.red import red
 from erp_sync.defs.resources import ErpSync
-from erp_sync.errors import ErpSyncError
 from erp_sync.models import Severity
 from erp_sync.sync.findings import INSPECTION_CHECKS, LEDGER_CHECKS, Check, Finding
 
@@ -119,7 +118,7 @@ def _results(
     if context.run.asset_selection:
         logger.warning("checks: nobody could look (%s)", type(failure).__name__)
         return
-    raise red(failure) if isinstance(failure, ErpSyncError) else failure
+    raise red(failure)
 
 
 def evaluation(key: dg.AssetCheckKey, finding: Finding) -> dg.AssetCheckEvaluation:

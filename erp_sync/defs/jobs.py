@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from erp_sync.defs.names import (
+    AGREES,
     ERP_ORDER_STATUS,
     ERP_ORDERS,
     HEALTH_RECONCILIATION,
@@ -51,7 +52,10 @@ def stock_job() -> dg.UnresolvedAssetJobDefinition:
 def reconciliation_job() -> dg.UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         RECONCILIATION_JOB,
-        selection=dg.AssetSelection.assets(HEALTH_RECONCILIATION),
+        selection=(
+            dg.AssetSelection.assets(HEALTH_RECONCILIATION).without_checks()
+            | dg.AssetSelection.checks(dg.AssetCheckKey(HEALTH_RECONCILIATION, AGREES))
+        ),
         tags=RECONCILIATION_TAGS,
         description="Compares shop, ledger and ERP order by order, business day by business day.",
     )

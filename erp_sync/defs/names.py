@@ -12,6 +12,8 @@ HEALTH_RECONCILIATION = dg.AssetKey(["health", "reconciliation"])
 ORDERS_JOB = "orders"
 STATUSES_JOB = "statuses"
 STOCK_JOB = "stock"
+AGREES = "every_order_of_the_day_agrees"
+"""The check of the reconciliation."""
 CHECKS_JOB = "checks"
 INSPECTION_JOB = "inspection"
 RECONCILIATION_JOB = "reconciliation"
@@ -23,7 +25,7 @@ SWEEP_TAG = "erp_sync/sweep"
 """all: look at every order of the shop first; first: only if that was never done."""
 RUN_TAGS = {FLOW_TAG: "orders", "dagster/max_runtime": "300"}
 STATUSES_TAGS = {FLOW_TAG: "statuses", "dagster/max_runtime": "300"}
-STOCK_TAGS = {FLOW_TAG: "stock", "dagster/max_runtime": "300"}
+STOCK_TAGS = {FLOW_TAG: "stock", "dagster/max_runtime": "1200"}
 RECONCILIATION_TAGS = {FLOW_TAG: "reconciliation", "dagster/max_runtime": "1800"}
 RETENTION_TAGS = {"dagster/max_runtime": "1200"}
 FLOWS = {

@@ -5,11 +5,10 @@ from datetime import timedelta
 
 import dagster as dg
 
-from erp_sync.defs.assets.metadata import red
 from erp_sync.defs.history import Ages, History, HistoryPurged
 from erp_sync.defs.names import RETENTION_JOB, RETENTION_TAGS
+from erp_sync.defs.red import red
 from erp_sync.defs.resources import ErpSync
-from erp_sync.errors import ErpSyncError
 from erp_sync.settings import Settings
 
 HISTORY_SECONDS = 600.0
@@ -48,7 +47,7 @@ def retention_job(settings: Settings) -> dg.JobDefinition:
         try:
             connections = erp_sync.connections()
             purged = purge(connections.ledger, connections.settings, budget=LEDGER_SECONDS)
-        except ErpSyncError as error:
+        except Exception as error:
             raise red(error) from None
         context.add_output_metadata(
             {

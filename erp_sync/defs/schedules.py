@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from erp_sync.defs.names import RECONCILIATION_TAGS, RUN_TAGS, STATUSES_TAGS, STOCK_TAGS, SWEEP_TAG
+from erp_sync.defs.red import redacted
 from erp_sync.defs.resources import ErpSync
 from erp_sync.defs.runs import is_on
 
@@ -90,7 +91,8 @@ def inspection_schedule(job: "dg.UnresolvedAssetJobDefinition") -> dg.ScheduleDe
         description="Looks into shop and ERP for what will go wrong next, unless the ERP is down.",
     )
     def schedule(erp_sync: dg.ResourceParam[ErpSync]) -> dg.RunRequest | dg.SkipReason:
-        open_until = erp_sync.connections().gate.breaker_open()
+        with redacted():
+            open_until = erp_sync.connections().gate.breaker_open()
         if open_until is not None:
             return dg.SkipReason(f"the ERP does not answer; the next probe is at {open_until:%H:%M:%S} UTC")
         return dg.RunRequest()
@@ -111,14 +113,15 @@ def _every(
     def schedule(
         context: dg.ScheduleEvaluationContext, erp_sync: dg.ResourceParam[ErpSync]
     ) -> dg.RunRequest | dg.SkipReason:
-        connections = erp_sync.connections()
-        if flow == "stock" and connections.shop_stock is None:
-            return dg.SkipReason(f"profile {connections.shop.profile.name} has no [stock] block")
-        open_until = connections.gate.breaker_open()
-        if open_until is not None and not connections.gate.probe_is_due():
-            return dg.SkipReason(f"the ERP does not answer; the next probe is at {open_until:%H:%M:%S} UTC")
-        if is_on(context.instance, flow):
-            return dg.SkipReason("the last pass is still at work")
-        return dg.RunRequest(tags=tags)
+        with redacted():
+            connections = erp_sync.connections()
+            if flow == "stock" and connections.shop_stock is None:
+                return dg.SkipReason(f"profile {connections.shop.profile.name} has no [stock] block")
+            open_until = connections.gate.breaker_open()
+            if open_until is not None and not connections.gate.probe_is_due():
+                return dg.SkipReason(f"the ERP does not answer; the next probe is at {open_until:%H:%M:%S} UTC")
+            if is_on(context.instance, flow):
+                return dg.SkipReason("the last pass is still at work")
+            return dg.RunRequest(tags=tags)
 
     return schedule

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from erp_sync.defs.names import LINGER_TAG, RUN_TAGS, SHOP_ORDERS, SWEEP_TAG
+from erp_sync.defs.red import redacted
 from erp_sync.defs.resources import ErpSync
 from erp_sync.defs.runs import LostRuns, days_on_the_way
 from erp_sync.sync.watch import HEARTBEAT_ALIVE
@@ -30,11 +31,12 @@ def finalized_orders(job: "dg.UnresolvedAssetJobDefinition", days: dg.DailyParti
         description="Finds finalized orders in the shop and asks for a run of their business day.",
     )
     def sensor(context: dg.SensorEvaluationContext, erp_sync: dg.ResourceParam[ErpSync]) -> dg.SensorResult:
-        ledger = erp_sync.connections().ledger
-        alive = ledger.heartbeats_alive(None, HEARTBEAT_ALIVE)
-        lost.report(context.instance, alive, ledger.heartbeats_alive(None, EVER))
-        watched = erp_sync.orders_watch().wait(WAIT_SECONDS)
-        requests = _requests(context.instance, days, watched)
+        with redacted():
+            ledger = erp_sync.connections().ledger
+            alive = ledger.heartbeats_alive(None, HEARTBEAT_ALIVE)
+            lost.report(context.instance, alive, ledger.heartbeats_alive(None, EVER))
+            watched = erp_sync.orders_watch().wait(WAIT_SECONDS)
+            requests = _requests(context.instance, days, watched)
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else _why(watched),

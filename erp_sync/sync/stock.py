@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BUDGET_SECONDS = 240.0
-"""Nothing is written after this long; what is left is different at the next pass too."""
+"""Nothing is written so long after the comparison, which takes minutes for a million products; what is left is
+different at the next pass too."""
 COMPARED_TOGETHER = 500
 WRITERS = 6
 WRITE_SECONDS = 30.0
@@ -131,7 +132,6 @@ class StockFlow:
         progress: Callable[[StockResult], None],
     ) -> StockResult:
         result = StockResult()
-        until = self._monotonic() + budget
         try:
             with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
                 current = self._compare(result, spool, progress)
@@ -139,7 +139,7 @@ class StockFlow:
                     result.guard = self._guard(result)
                 self._export(csv or self._csv, spool, result)
                 wanted = not (dry_run or result.guard)
-                if wanted and self._write(result, spool, current, until, progress):
+                if wanted and self._write(result, spool, current, self._monotonic() + budget, progress):
                     current.unseen.go_on()
             if not dry_run:
                 remember_stock(self._ledger, result)

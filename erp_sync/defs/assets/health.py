@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from erp_sync.defs.assets.metadata import red
+from erp_sync.defs.assets.metadata import at_work
 from erp_sync.defs.names import (
+    AGREES,
     ERP_ORDERS,
     HEALTH_RECONCILIATION,
     OWNERS,
     SHOP_ORDER_STATUS,
     SHOP_STOCK_LEVELS,
 )
+from erp_sync.defs.red import red
 from erp_sync.defs.resources import ErpSync
-from erp_sync.errors import ErpSyncError
 from erp_sync.ledger.reconciled_day import KINDS
 from erp_sync.sync.watch import HEARTBEAT_SECONDS
 
@@ -54,17 +55,13 @@ def health_reconciliation(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefini
     )
     def reconciliation(context: dg.AssetExecutionContext, erp_sync: dg.ResourceParam[ErpSync]) -> None:
         days = [date.fromisoformat(key) for key in context.partition_keys]
-        try:
+        with at_work(context):
             connections = erp_sync.connections()
             result = _reconcile(context, connections, days)
-            if result.failure is None:
-                for day in result.days:
-                    _report(context, connections, day)
-                return
-            failure = result.failure
-        except ErpSyncError as error:
-            failure = error
-        raise red(failure)
+            if result.failure is not None:
+                raise result.failure
+            for day in result.days:
+                _report(context, connections, day)
 
     return reconciliation
 
@@ -72,9 +69,10 @@ def health_reconciliation(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefini
 def every_order_agrees() -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=HEALTH_RECONCILIATION,
-        name="every_order_of_the_day_agrees",
+        name=AGREES,
         description=(
-            "Every order of the reconciled days is in the ERP once, with the shop's total, lines and status. Speaks of "
+            "Every order of the reconciled days is in the ERP once, with the shop's total (error), lines and status "
+            "(warning). Speaks of "
             f"the last {CHECKED_DAYS} days as they were last reconciled; materialize a day anew once it is mended."
         ),
     )
@@ -83,7 +81,7 @@ def every_order_agrees() -> dg.AssetChecksDefinition:
             connections = erp_sync.connections()
             since = connections.reconcile_flow().today() - timedelta(days=CHECKED_DAYS)
             reconciled = connections.ledger.reconciled(since=since)
-        except ErpSyncError as error:
+        except Exception as error:
             raise red(error) from None
         return _judged(reconciled, connections)
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from erp_sync.defs.assets.metadata import at_work, columns, red
+from erp_sync.defs.assets.metadata import at_work, columns
 from erp_sync.defs.names import ERP_STOCK_BALANCES, OWNERS, SHOP_STOCK_LEVELS
+from erp_sync.defs.red import red
 from erp_sync.defs.resources import ErpSync
 from erp_sync.stock_formula import fields
 from erp_sync.sync.results import StockChange
