@@ -201,7 +201,7 @@ def test_the_instance_is_what_its_file_says(dagster_home: Path) -> None:
         assert not instance.run_retries_enabled
         assert instance.run_monitoring_enabled
         assert instance.run_monitoring_start_timeout_seconds == 600
-        assert instance.run_monitoring_max_runtime_seconds == 600
+        assert instance.run_monitoring_max_runtime_seconds == 1800
         assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
         assert instance.run_coordinator.dequeue_interval_seconds == 1
         concurrency = instance.get_concurrency_config()

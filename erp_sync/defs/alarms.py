@@ -27,11 +27,13 @@ from erp_sync.defs.failures import (
     failed_run,
     failed_ticks,
     finished_runs,
+    forget_strangers,
     red_check,
     run_cause,
     stale_assets,
 )
 from erp_sync.defs.freshness import fresh_within
+from erp_sync.defs.names import FLOWS
 from erp_sync.defs.red import redacted
 from erp_sync.defs.resources import ErpSync
 from erp_sync.errors import ErpSyncError, LedgerUnavailable, Misconfigured
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME = "alarms"
+IMPLICIT_JOB = "__ASSET_JOB"
+"""Dagster's own: runs of single assets and checks, started from the UI."""
 ALIVE_MARK = "alarms.alive"
 INTERVAL_SECONDS = 15
 PAUSE_SHARE = 20.0
@@ -194,6 +198,8 @@ class Look:
     def _runs(self) -> None:
         """One that failed is told, also if the flow has recovered since. `progress` moves once all is reported."""
         ahead = deepcopy(self.progress)
+        ours = {*FLOWS, *self._repository.job_names} - {IMPLICIT_JOB}
+        forget_strangers(ahead, ours)
         runs = finished_runs(self._instance, ahead)
         for sighting in runs.failed.values():
             self._report(sighting)
@@ -206,6 +212,7 @@ class Look:
             self._wrong.add(run_cause(flow))
         for flow in runs.recovered:
             self._resolve(run_cause(flow))
+        self._resolve_others("run/", {run_cause(flow) for flow in {*ahead.last, *ours}})
         self.progress = ahead
 
     def _ticks(self) -> None:

@@ -6,6 +6,7 @@ Causes are stable: one per flow, check, sensor, schedule and asset, never one pe
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -77,11 +78,13 @@ class Runs:
 def finished_runs(instance: dg.DagsterInstance, progress: Progress) -> Runs:
     """Moves `progress` on. A run that failed is told once, also if another one succeeded since."""
     fresh = list(_fresh(instance, progress))
+    told_since = (progress.runs_until or time.time()) - LOOK_BACK.total_seconds()
     failures: dict[str, list[dg.RunRecord]] = defaultdict(list)
     for record in sorted(fresh, key=_ended):
         flow = flow_of(record.dagster_run)
         failed = record.dagster_run.status is dg.DagsterRunStatus.FAILURE
-        if failed:
+        # One that ended long ago and shows up now was only given a tag.
+        if failed and _ended(record) >= told_since:
             failures[flow].append(record)
         known = progress.last.get(flow)
         if known is None or known[0] <= _ended(record):
@@ -92,6 +95,14 @@ def finished_runs(instance: dg.DagsterInstance, progress: Progress) -> Runs:
         {flow: run_id for flow, (_, run_id, failed) in progress.last.items() if failed},
         [flow for flow, (_, _, failed) in progress.last.items() if not failed],
     )
+
+
+def forget_strangers(progress: Progress, ours: Collection[str]) -> None:
+    """A job that there is no more, or one that somebody ran once, stands red for a day and no longer."""
+    long_ago = time.time() - LOOK_BACK.total_seconds()
+    for flow, (ended, _, failed) in list(progress.last.items()):
+        if flow not in ours and failed and ended < long_ago:
+            del progress.last[flow]
 
 
 def failed_run(instance: dg.DagsterInstance, flow: str, run_id: str) -> Sighting | None:
@@ -137,8 +148,8 @@ def red_check(instance: dg.DagsterInstance, key: dg.AssetCheckKey, kind: str) ->
 def failed_ticks(
     instance: dg.DagsterInstance, names: Collection[str], progress: Progress
 ) -> Iterator[tuple[Sighting, bool]]:
-    """Sensors and schedules whose latest tick failed, or one since the last look; True: that is over. Moves `progress`
-    on. Who is switched off is not looked at."""
+    """Sensors and schedules whose latest tick failed, of sensors one of the latest, or one since the last look; True:
+    that is over. Moves `progress` on. Who is switched off is not looked at."""
     for name, state in _latest_states(instance, names).items():
         place = state.instigator_origin_id, state.selector_id
         latest = instance.get_ticks(*place, limit=ATTEMPTS, statuses=_FINISHED)
@@ -147,8 +158,10 @@ def failed_ticks(
         since = progress.ticks.get(name, latest[0].timestamp)
         missed = instance.get_ticks(*place, after=since, limit=1, statuses=[TickStatus.FAILURE])
         progress.ticks[name] = max(since, latest[0].timestamp)
-        if latest[0].is_failure:
-            yield _failed_tick(state, latest[0], latest), False
+        failures = [tick for tick in latest if tick.is_failure]
+        # A sensor that fails every second time would open and close its incident for ever.
+        if latest[0].is_failure or (failures and _is_sensor(state)):
+            yield _failed_tick(state, failures[0], latest), False
         elif missed:
             yield _failed_tick(state, missed[0], latest), True
 
@@ -178,13 +191,14 @@ def _fresh(instance: dg.DagsterInstance, progress: Progress) -> Iterator[dg.RunR
 
 def _forget(fresh: Sequence[dg.RunRecord], progress: Progress) -> None:
     progress.runs |= {record.dagster_run.run_id: record.update_timestamp.timestamp() for record in fresh}
-    progress.runs_until = max([progress.runs_until, *progress.runs.values()])
+    # A time ahead is of a clock that is: everything until it really comes would count as seen.
+    progress.runs_until = min(max([progress.runs_until, *progress.runs.values()]), time.time())
     kept_since = progress.runs_until - 2 * OVERLAP.total_seconds()
     progress.runs = {run_id: at for run_id, at in progress.runs.items() if at >= kept_since}
 
 
 def _ended(record: dg.RunRecord) -> float:
-    return record.end_time or record.update_timestamp.timestamp()
+    return min(record.end_time or record.update_timestamp.timestamp(), time.time())
 
 
 def _failure(instance: dg.DagsterInstance, flow: str, records: Sequence[dg.RunRecord]) -> Sighting:
@@ -230,16 +244,19 @@ def _latest_states(instance: dg.DagsterInstance, names: Collection[str]) -> dict
     return {name: state for name, (_, state) in latest.items()}
 
 
+def _is_sensor(state: InstigatorState) -> bool:
+    return state.instigator_type.value == "SENSOR"
+
+
 def _failed_tick(state: InstigatorState, tick: InstigatorTick, latest: Sequence[InstigatorTick]) -> Sighting:
     """A schedule's next tick may be tomorrow; a sensor's is in a moment, and helps itself most of the time."""
-    is_sensor = state.instigator_type.value == "SENSOR"
     hopeless = len(latest) == ATTEMPTS and all(each.is_failure for each in latest)
     error = tick.error
     name = state.instigator_name
     return Sighting(
         cause=f"tick/{_ascii(name)}",
         kind="tick_failed",
-        severity=Severity.WARNING if is_sensor and not hopeless else Severity.ERROR,
+        severity=Severity.WARNING if _is_sensor(state) and not hopeless else Severity.ERROR,
         subject=name,
         detail=_line((error.cause or error).message) if error is not None else "",
     )

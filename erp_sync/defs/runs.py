@@ -49,13 +49,17 @@ def _forgotten(record: dg.RunRecord) -> bool:
 
 
 def partition_keys(run: dg.DagsterRun) -> Iterator[str]:
-    """The days that a run is for."""
+    """The days that a run is for; of another code location's run whatever it calls them."""
     if (key := run.tags.get(PARTITION_TAG)) is not None:
         yield key
     start, end = (run.tags.get(tag) for tag in RANGE_TAGS)
     if start is not None and end is not None:
-        first = date.fromisoformat(start)
-        for days in range((date.fromisoformat(end) - first).days + 1):
+        try:
+            first, last = date.fromisoformat(start), date.fromisoformat(end)
+        except ValueError:  # of another code location's partitions
+            yield from (start, end)
+            return
+        for days in range((last - first).days + 1):
             yield (first + timedelta(days=days)).isoformat()
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from datetime import date
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from erp_sync.ledger.entries import CHUNK, as_entry, entry_columns
 from erp_sync.ledger.entry import Entry
@@ -47,9 +49,10 @@ class Reconciliations(LedgerPart):
             # The day's own row first: two that write one day queue up there.
             own = reconciliations.c.day == result.day
             if connection.execute(select(reconciliations.c.day).where(own).with_for_update()).first() is None:
-                connection.execute(insert(reconciliations), {"day": result.day, **figures})
-            else:
-                connection.execute(update(reconciliations).where(own).values(figures))
+                # A row that is not there holds nobody up: another one may be as far.
+                with suppress(IntegrityError), connection.begin_nested():
+                    connection.execute(insert(reconciliations), {"day": result.day, **figures})
+            connection.execute(update(reconciliations).where(own).values(figures))
             connection.execute(delete(findings).where(findings.c.day == result.day))
             for start in range(0, len(rows), CHUNK):
                 connection.execute(insert(findings), rows[start : start + CHUNK])

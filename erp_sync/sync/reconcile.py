@@ -315,7 +315,7 @@ class ReconcileFlow:
 
     def _never_seen(self, heads: Sequence[OrderHead]) -> tuple[Mapping[str, list[FoundOrder]], Mapping[str, Order]]:
         """What ERP and shop have of ready orders that the ledger does not know."""
-        rows = self._erp.find_orders(_askable(head.number for head in heads)) if heads else {}
+        rows, _ = self._found(_askable(head.number for head in heads))
         orders = self._shop.fetch([head.order_id for head in heads]) if heads else []
         return rows, {order.order_id: order for order in orders if isinstance(order, Order)}
 
@@ -326,19 +326,41 @@ class ReconcileFlow:
         in_shop = {head.number: head.state for head in self._shop.heads_by_number(unknown)} if unknown else {}
         # What is ready in the shop is on its way into the ledger; what waits there will be.
         strangers = [number for number in unknown if in_shop.get(number, ShopState.CANCELLED) == ShopState.CANCELLED]
-        rows = self._erp.find_orders(strangers) if strangers else {}
-        return [
-            Finding(
-                number=number,
-                verdict=Verdict.FOUND_PERSON if number in in_shop else Verdict.UNKNOWN,
-                erp_total=sum((row.total for row in live), Decimal(0)),
+        rows, odd = self._found(_askable(strangers))
+        found = []
+        for number in strangers:
+            live = [row for row in rows.get(number, []) if not row.deleted]
+            if number in odd:
+                verdict, total = Verdict.TOTAL_UNREADABLE, None
+            elif live or number not in rows:
+                verdict = Verdict.FOUND_PERSON if number in in_shop else Verdict.UNKNOWN
+                total = sum((row.total for row in live), Decimal(0)) if live else None
+            else:
+                continue  # deleted since
+            finding = Finding(
+                number=number if number.isprintable() else ascii(number)[1:-1],
+                verdict=verdict,
+                erp_total=total,
                 shop_says=in_shop.get(number, "unknown"),
                 erp_says="there",
-                erp_numbers=", ".join(row.number for row in live),
+                erp_numbers=", ".join([row.number for row in live] or there[number]),
+                note=odd.get(number, ""),
             )
-            for number in strangers
-            if (live := [row for row in rows.get(number, []) if not row.deleted])
-        ]
+            found.append(finding)
+        return found
+
+    def _found(self, numbers: Sequence[str]) -> tuple[Mapping[str, list[FoundOrder]], dict[str, str]]:
+        """What the ERP has under these external ids, and why it cannot be read: one such row stops no other."""
+        if not numbers:
+            return {}, {}
+        try:
+            return self._erp.find_orders(numbers), {}
+        except OddRow as odd:
+            if len(numbers) == 1:
+                return {}, {numbers[0]: str(odd)}
+        half = len(numbers) // 2
+        first, second = self._found(numbers[:half]), self._found(numbers[half:])
+        return {**first[0], **second[0]}, {**first[1], **second[1]}
 
     # Repairs --------------------------------------------------------------------------------------------------------
 
@@ -408,7 +430,8 @@ class ReconcileFlow:
                 )
                 compared.findings.append(finding)
                 found.findings.append(finding)
-                if verdict in _STORY:
+                # One that a flow has claimed since is its own: a step of ours would take the claim from it.
+                if verdict in _STORY and entry.version == 1:
                     told = replace(entry, version=entry.version + 1)
                     stories.append(Change(entry, told, Event("reconciled", _STORY[verdict])))
             _add(found, compared)
