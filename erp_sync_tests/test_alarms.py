@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from erp_sync.defs.checks import check_key
 from erp_sync.defs.failures import Progress
 from erp_sync.defs.names import CHECKS_JOB, ERP_ORDERS, INSPECTION_JOB, SHOP_STOCK_LEVELS
 from erp_sync.defs.resources import ErpSync
+from erp_sync.defs.runs import partition_keys
 from erp_sync.demo import environment
 from erp_sync.errors import LedgerUnavailable, Misconfigured
 from erp_sync.ledger.ledger import Ledger
-from erp_sync.models import Incident, LedgerState, Problem, Severity
+from erp_sync.models import Incident, LedgerState, Problem, Severity, Sighting
 from erp_sync.settings import Settings
 from erp_sync.sync.findings import INSPECTION_CHECKS, LEDGER_CHECKS
 from erp_sync.sync.health import LedgerHealth
@@ -316,6 +317,30 @@ class TestRuns:
         here.tick()
         assert "run/statuses" in here.open()
 
+    def test_a_run_whose_end_is_stamped_ahead_hides_no_later_failure(self, here: Here) -> None:
+        """By a machine whose clock is."""
+        ahead = time.time() + 7200
+        here.cursor = Progress(runs_until=ahead, runs={"1": ahead}, last={}, ticks={}).cursor()
+        here.tick()
+        _run(here, dg.DagsterRunStatus.FAILURE)
+        here.tick()
+        assert "run/statuses" in here.open()
+
+    def test_another_code_location_s_partitions_blind_nobody(self) -> None:
+        tags = {"dagster/asset_partition_range_start": "2026-11-01-03:00", "dagster/asset_partition_range_end": "b"}
+        assert list(partition_keys(dg.DagsterRun("theirs", tags=tags))) == ["2026-11-01-03:00", "b"]
+
+    def test_a_job_that_there_is_no_more_stays_red_for_a_day(self, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+        here.tick()
+        here.cursor = replace(Progress.of(here.cursor), last={"gone": (time.time() - 60, "1", True)}).cursor()
+        here.ledger.report(Sighting("run/gone", "run_failed", Severity.ERROR))
+        _run(here, dg.DagsterRunStatus.FAILURE)
+        here.tick()
+        assert here.open().keys() == {"run/gone", "run/statuses"}
+        monkeypatch.setattr("erp_sync.defs.failures.LOOK_BACK", timedelta(0))
+        here.tick()
+        assert here.open().keys() == {"run/statuses"}
+
     def test_a_run_that_was_killed_is_told_as_such(self, here: Here) -> None:
         run = _started(here, today())
         here.instance.report_run_failed(run, "its process gave no sign of life for 60 s: it was killed")
@@ -369,7 +394,7 @@ class TestOtherSources:
         here.tick()
         assert here.open() == {}
 
-    def test_a_sensor_whose_tick_failed_is_told_until_one_succeeds(self, here: Here) -> None:
+    def test_a_sensor_whose_tick_failed_is_told_until_the_latest_ones_succeed(self, here: Here) -> None:
         here.tick_of("finalized_orders", TickStatus.SUCCESS, ago=60)
         here.tick()
         assert here.open() == {}
@@ -381,14 +406,25 @@ class TestOtherSources:
             here.tick_of("finalized_orders", TickStatus.FAILURE, ago)
         here.tick()
         assert here.open()["tick/finalized_orders"].severity is Severity.ERROR
-        here.tick_of("finalized_orders", TickStatus.SKIPPED, ago=35)
-        here.tick()
+        for ago in (35, 30, 25):
+            assert here.open() != {}
+            here.tick_of("finalized_orders", TickStatus.SKIPPED, ago)
+            here.tick()
         assert here.open() == {}
-        here.tick_of("finalized_orders", TickStatus.FAILURE, ago=30)
-        here.tick_of("finalized_orders", TickStatus.SUCCESS, ago=25)
+        here.tick_of("finalized_orders", TickStatus.FAILURE, ago=20)
+        for ago in (15, 10, 5):
+            here.tick_of("finalized_orders", TickStatus.SUCCESS, ago)
         here.tick()
         assert here.open() == {}
         assert here.all()["tick/finalized_orders"].openings == 2, "failed and over, between two looks"
+
+    def test_a_sensor_that_fails_every_second_time_is_one_incident(self, here: Here) -> None:
+        for ago in range(60, 0, -10):
+            here.tick_of("finalized_orders", TickStatus.FAILURE, ago)
+            here.tick()
+            here.tick_of("finalized_orders", TickStatus.SKIPPED, ago - 5)
+            here.tick()
+        assert here.open()["tick/finalized_orders"].openings == 1
 
     def test_a_schedule_that_failed_is_urgent(self, here: Here) -> None:
         """Its next tick may be tomorrow."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -14,12 +15,15 @@ from typing import Any
 import pytest
 
 from erp_sync.errors import ErpUnavailable, LedgerUnavailable, OddRow
+from erp_sync.ledger.ledger import open_ledger
+from erp_sync.ledger.migrate import migrate
 from erp_sync.ledger.reconciled_day import KINDS, Finding, ReconciledDay, Verdict
 from erp_sync.models import LedgerState, OrderStatus
 from erp_sync.sandbox.shop import SHOP_ZONE, PlacedOrder
 from erp_sync.sync import asking, reconcile
 from erp_sync.sync.reconcile_report import kind_words, table_rows, what_to_do, write_csv
 from erp_sync_tests.conftest import FreshDatabase
+from erp_sync_tests.mariadb import MariaDB
 from erp_sync_tests.reconciling import Books, books
 
 
@@ -80,6 +84,7 @@ def test_each_kind_is_found_and_what_repairs_itself_is_repaired_once(shelf: Book
     shelf.on.erp.switch(duplicates="second_order")
     shelf.type_by_hand(twice.number, like=twice)
     shelf.type_by_hand("NOT-OURS", like=good)
+    shelf.type_by_hand("NOT\tOURS", like=good)
     shelf.erp(dearer, "PATCH", {"items": {"01": {"price": "1.23"}}})
     shelf.erp_sql("UPDATE SC6 SET C6_QTDVEN = C6_QTDVEN + 1 WHERE C6_NUM = :n", n=shelf.entry(shorter).erp_number)
     shelf.erp(two_lines, "PATCH", {"removed": ["02"]})
@@ -114,6 +119,7 @@ def test_each_kind_is_found_and_what_repairs_itself_is_repaired_once(shelf: Book
         changed.number: "changed.shop",
         regretted.number: "found.person",
         "NOT-OURS": "unknown.erp",
+        r"NOT\tOURS": "unknown.erp",
     }
     repaired = {
         cancelled.number: "cancelled.shop",
@@ -341,6 +347,45 @@ def test_a_figure_that_is_no_number_is_its_own_order_s_finding(
     ]
 
 
+def test_a_stranger_that_cannot_be_read_stops_nothing(embedded: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    (order,) = embedded.sent(1)
+    for number in ("HAND-1", "HAND-2", "HAND-3"):
+        embedded.type_by_hand(number, like=order)
+    flow = embedded.flow()
+    find = flow._erp.find_orders
+
+    def read(external_ids: Sequence[str]) -> Any:
+        if "HAND-2" in external_ids:
+            raise OddRow("the ERP's C6_VALOR is no number: 'two'")
+        return find(external_ids)
+
+    monkeypatch.setattr(flow._erp, "find_orders", read)
+    result = flow.run([embedded.day])
+    assert result.failure is None
+    assert {one.number: str(one.verdict) for one in result.days[0].findings} == {
+        "HAND-1": "unknown.erp",
+        "HAND-2": "total.unreadable",
+        "HAND-3": "unknown.erp",
+    }
+
+
+def test_a_story_takes_no_claim(embedded: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flow may claim what was just found, before the reconciliation notes why it was."""
+    embedded.sent(1)
+    order = embedded.on.shop.checkout()
+    flow = embedded.flow()
+    look = flow._finder.look_at
+
+    def claimed(heads: Any) -> Any:
+        looked = look(heads)
+        embedded.ledger_sql("UPDATE erp_sync_orders SET state = 'sending', version = 2 WHERE version = 1")
+        return looked
+
+    monkeypatch.setattr(flow._finder, "look_at", claimed)
+    assert flow.run([embedded.day]).failure is None
+    assert embedded.entry(order).version == 2
+
+
 def test_a_pass_that_is_cut_off_at_any_write_is_finished_by_the_next(
     embedded: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +439,24 @@ def test_a_result_is_replaced_whole_or_not_at_all(shelf: Books, monkeypatch: pyt
     ledger.keep_reconciliation(second)
     assert ledger.reconciled(since=shelf.day) == ledger.reconciled(days=[shelf.day]) == [second]
     assert ledger.reconciled(since=shelf.day + timedelta(days=1)) == []
+
+
+def test_two_first_results_of_a_day_at_once_are_the_later_one(mariadb: MariaDB) -> None:
+    url = mariadb.create_database()
+    migrate(url)
+    ledgers = [open_ledger(url) for _ in range(2)]
+    days = [date(2026, 11, day) for day in range(1, 16)]
+    with ThreadPoolExecutor(2) as pool:
+        for day in days:
+            results = [
+                ReconciledDay(day, ledgers[0].now(), n, findings=[Finding(f"LJ-{n}", Verdict.TOTAL)]) for n in (1, 2)
+            ]
+            list(pool.map(lambda pair: pair[0].keep_reconciliation(pair[1]), zip(ledgers, results, strict=True)))
+    kept = ledgers[0].reconciled()
+    assert [day.day for day in kept] == days
+    assert all([one.number for one in day.findings] == [f"LJ-{day.shop_orders}"] for day in kept)
+    for ledger in ledgers:
+        ledger.close()
 
 
 # What people read

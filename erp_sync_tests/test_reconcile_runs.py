@@ -114,6 +114,17 @@ def test_what_is_no_loss_is_a_warning_and_a_picture_that_fails_is_none(
     assert "could not be drawn" in figures(setting, today())["overview"]
 
 
+def test_what_repairs_itself_is_no_matter_for_an_alert(setting: Place) -> None:
+    setting.on.shop.checkout()
+    sent_on(setting, today())
+    unseen = setting.on.shop.checkout()
+    setting.on.shop.change_order(unseen, touch=False, updated_at=setting.on.shop.now() - timedelta(hours=1))
+    result = reconcile(setting, today(), today())
+    said = evaluation(result)
+    assert figures(setting, today())["orders_missing"] == 1
+    assert (said.passed, said.metadata["findings"].value, said.metadata["for_a_person"].value) == (True, 1, 0)
+
+
 def test_with_the_erp_away_the_run_is_red_and_says_why(setting: Place) -> None:
     sent_on(setting, today())
     setting.on.erp.kill()

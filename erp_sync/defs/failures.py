@@ -190,6 +190,7 @@ def _fresh(instance: dg.DagsterInstance, progress: Progress) -> Iterator[dg.RunR
 
 
 def _forget(fresh: Sequence[dg.RunRecord], progress: Progress) -> None:
+    """Moves `progress` behind these runs, and forgets those that no look will meet again."""
     progress.runs |= {record.dagster_run.run_id: record.update_timestamp.timestamp() for record in fresh}
     # A time ahead is of a clock that is: everything until it really comes would count as seen.
     progress.runs_until = min(max([progress.runs_until, *progress.runs.values()]), time.time())
