@@ -81,9 +81,10 @@ def test_three_days_are_reconciled_each_with_its_own_figures_and_the_check_speak
     assert {"median_minutes_to_erp", "p95_minutes_to_erp", "orders_missing"} <= first.keys()
     assert dearer.number in str(second["what_does_not_agree"])
     assert dearer.number not in str(first["what_does_not_agree"])
-    head, _, picture = second["overview"].partition("base64,")
-    assert head == "![overview](data:image/png;"
-    assert b64decode(picture.rstrip(")")).startswith(b"\x89PNG")
+    for drawn in (first["overview"], second["overview"]):
+        head, _, picture = drawn.partition("base64,")
+        assert head == "![overview](data:image/png;"
+        assert b64decode(picture.rstrip(")")).startswith(b"\x89PNG")
 
     said = evaluation(result)
     assert (said.passed, said.severity, said.asset_key) == (False, dg.AssetCheckSeverity.ERROR, HEALTH_RECONCILIATION)

@@ -63,7 +63,6 @@ def overview_png(days: Sequence[ReconciledDay], drift: Sequence[tuple[datetime, 
         step = max(len(days) // 7, 1)
         axes.set_xticks(places[::step], [f"{day.day:%d/%m}" for day in days[::step]])
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8, frameon=False)
 
     for axes, shop, erp in (
         (orders, [day.shop_orders for day in days], [day.erp_orders for day in days]),
@@ -72,6 +71,7 @@ def overview_png(days: Sequence[ReconciledDay], drift: Sequence[tuple[datetime, 
         axes.bar([place - 0.2 for place in places], shop, 0.4, color=_SHOP, label=word("shop"))
         axes.bar([place + 0.2 for place in places], erp, 0.4, color=_ERP, label=word("erp"))
         by_day(axes)
+        axes.legend(fontsize=8, frameon=False)
     for label, color, took in (
         (word("median"), _SHOP, [day.median_minutes for day in days]),
         ("p95", _ERP, [day.p95_minutes for day in days]),
@@ -79,6 +79,7 @@ def overview_png(days: Sequence[ReconciledDay], drift: Sequence[tuple[datetime, 
         known = [(place, value) for place, value in zip(places, took, strict=True) if value is not None]
         minutes.plot([place for place, _ in known], [value for _, value in known], "o-", color=color, label=label)
     by_day(minutes)
+    minutes.legend(fontsize=8, frameon=False)
     below = [0] * len(days)
     for kind in (kind for kind in KINDS if any(day.count(kind) for day in days)):
         counts = [day.count(kind) for day in days]
@@ -88,7 +89,10 @@ def overview_png(days: Sequence[ReconciledDay], drift: Sequence[tuple[datetime, 
     # The legend has the upper half.
     findings.set_ylim(top=2 * max(below) or 1)
     findings.yaxis.get_major_locator().set_params(integer=True)
-    findings.legend(fontsize=7, frameon=False, ncols=2, loc="upper left", title=None if any(below) else word("none"))
+    if any(below):
+        findings.legend(fontsize=7, frameon=False, ncols=2, loc="upper left")
+    else:
+        findings.text(0.5, 0.5, word("none"), fontsize=8, ha="center", transform=findings.transAxes)
     counted = Counter(days[-1].statuses).most_common()[::-1]
     statuses.barh([status for status, _ in counted], [count for _, count in counted], color=_SHOP)
     stock.plot([at for at, _ in drift], [stocks for _, stocks in drift], ".-", color=_SHOP)
