@@ -34,6 +34,7 @@ from erp_sync.errors import ErpSyncError
 from erp_sync.ledger.gate import LedgerGate
 from erp_sync.ledger.ledger import open_ledger
 from erp_sync.settings import load_settings
+from erp_sync.sync import asking
 from erp_sync.sync.connections import Connections, open_connections
 from erp_sync.sync.orders import OrdersFlow
 from erp_sync.sync.pipeline import EVERYTHING, Window
@@ -228,6 +229,8 @@ def _work(environment: dict[str, str], task: Task, log: str, tell: Connection) -
         os.dup2(file.fileno(), 2)
     clock = Clock(task.ahead)
     connections = connect(clock if task.ahead else None)
+    # A worker's passes follow one another at once, those of a deployment by minutes.
+    asking.SECOND_LOOK = timedelta()
     steps = _Steps(task.kill_at, tell) if task.tells else None
     work = run_statuses if task.flow == "statuses" else _orders
     failure = work(connections, task, steps, clock)

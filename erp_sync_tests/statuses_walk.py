@@ -240,8 +240,9 @@ class Ground:
 
     @staticmethod
     def _rows(engine: sa.Engine, table: sa.Table) -> list[dict[str, Any]]:
+        stored = sa.select(*(column for column in table.columns if column.computed is None))
         with engine.connect() as connection:
-            return [dict(row) for row in connection.execute(table.select()).mappings()]
+            return [dict(row) for row in connection.execute(stored).mappings()]
 
     def close(self) -> None:
         self.erp.close()

@@ -175,7 +175,7 @@ def _life(number: int, at: datetime, outage: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--orders", type=int, default=1_000_000)
     parser.add_argument("--mariadb", action="store_true", help="instead of SQLite")
     parser.add_argument("--outage", type=int, default=0, metavar="N", help="so many orders wait, and are refused")
