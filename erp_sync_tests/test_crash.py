@@ -147,9 +147,11 @@ def test_a_worker_killed_at_any_step_costs_no_order_and_doubles_none(scene: Scen
     assert alive.wait() == 0, scene.log()
     assert scene.fault() == ""
     steps = alive.steps()
+    # On SQLite at each kind of step once: the steps are the same on both, and each costs a process.
+    wanted = steps if scene.shop_engine.dialect.name == "mysql" else list(dict.fromkeys(steps))
     died_at = []
     reached: Counter[str] = Counter()
-    for step in steps:
+    for step in wanted:
         reached[step] += 1
         scene.begin()
         scene.place_the_five()
@@ -159,7 +161,7 @@ def test_a_worker_killed_at_any_step_costs_no_order_and_doubles_none(scene: Scen
         scene.recover()
         assert scene.fault() == "", f"killed at {step}, time {reached[step]}"
     assert set(died_at) == set(steps)
-    assert len(died_at) > 0.9 * len(steps)
+    assert len(died_at) > 0.9 * len(wanted)
 
 
 def test_workers_killed_at_random_one_after_the_other(scene: Scene) -> None:

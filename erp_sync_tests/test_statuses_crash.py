@@ -191,9 +191,11 @@ def test_a_worker_killed_at_any_step_costs_no_status_and_cancels_nothing_twice(o
     assert alive.wait() == 0, workers.log()
     assert scene.fault() == ""
     steps = alive.steps()
+    # On SQLite at each kind of step once: the steps are the same on both, and each costs a process.
+    wanted = steps if on.shop_engine.dialect.name == "mysql" else list(dict.fromkeys(steps))
     died_at = []
     reached: Counter[str] = Counter()
-    for step in steps:
+    for step in wanted:
         reached[step] += 1
         scene.begin()
         worker = workers.start(kill_at=(step, reached[step]))
@@ -202,7 +204,7 @@ def test_a_worker_killed_at_any_step_costs_no_status_and_cancels_nothing_twice(o
         workers.recover()
         assert scene.fault() == "", f"killed at {step}, time {reached[step]}"
     assert set(died_at) == set(steps)
-    assert len(died_at) > 0.9 * len(steps)
+    assert len(died_at) > 0.9 * len(wanted)
 
 
 def events(people: People, dice: random.Random, number: int) -> None:
