@@ -306,46 +306,18 @@ KINDS: dict[str, Kind] = {
             "Ask what changed in Protheus (update, dictionary, rights); undo it, or tell the integration's team.",
         ),
     ),
-    "check/orders_are_as_sent": _kind(
-        Who.ERP,
+    "check/every_order_of_the_day_agrees": _kind(
+        Who.INTEGRATION,
         Unit.ORDERS,
         (
-            "Pedido alterado no ERP logo após o envio",
-            "O pedido foi excluído ou alterado no Protheus entre o envio e a conferência.",
-            "Pergunte quem mexeu no pedido e por quê; veja `erp-sync order NUMERO`. Nada é reenviado sozinho.",
+            "Loja e ERP não conferem",
+            "A reconciliação achou pedidos que não conferem entre loja e ERP nos dias que o detalhe diz.",
+            'A tabela de health/reconciliation diz quem decide em cada um; o que começa com "nada" se acerta só.',
         ),
         (
-            "An order was changed in the ERP right after it was sent",
-            "It was deleted or changed in Protheus between its sending and its reading back.",
-            "Ask who touched it and why; see `erp-sync order NUMBER`. Nothing is sent again by itself.",
-        ),
-    ),
-    "check/shop_knows_every_status": _kind(
-        Who.OPS,
-        Unit.ORDERS,
-        (
-            "A loja ainda não sabe o status de pedidos",
-            "O ERP informou novos status que não foram gravados na loja: banco da loja fora do ar ou sem permissão.",
-            "Veja a última execução de `statuses` e se o banco da loja responde; depois tudo é gravado sozinho.",
-        ),
-        (
-            "The shop does not know the status of some orders",
-            "The ERP told new statuses that are not written to the shop: its database is away or denies a right.",
-            "See the last run of `statuses`, and whether the shop's database answers; then all is written by itself.",
-        ),
-    ),
-    "check/no_status_needs_a_person": _kind(
-        Who.SHOP,
-        Unit.ORDERS,
-        (
-            "Status contraditório entre loja e ERP",
-            "A loja e o ERP dizem coisas que não combinam sobre estes pedidos; nenhum lado é sobrescrito.",
-            "Decida em cada pedido quem está certo (`erp-sync order NUMERO`) e corrija o outro lado.",
-        ),
-        (
-            "Shop and ERP contradict each other on a status",
-            "What the shop and the ERP say of these orders does not go together; neither is overwritten.",
-            "Decide for each order who is right (`erp-sync order NUMBER`), and correct the other.",
+            "Shop and ERP do not agree",
+            "The reconciliation found orders on which shop and ERP do not agree, on the days that the detail names.",
+            'The table of health/reconciliation says who decides on each; what begins with "nothing" repairs itself.',
         ),
     ),
     "check_failed": _kind(

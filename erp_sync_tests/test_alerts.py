@@ -16,6 +16,7 @@ from erp_sync.alert_texts import KINDS, UNITS, WHO, Language, Unit, Who
 from erp_sync.alerts import Message
 from erp_sync.models import Incident, Severity
 from erp_sync_tests.ledger_entries import START
+from erp_sync_tests.live import REPOSITORY
 from erp_sync_tests.slack_double import limits_broken
 
 LANGUAGES: tuple[Language, ...] = ("pt-BR", "en")
@@ -109,6 +110,13 @@ def test_every_kind_has_its_words(kind: str, language: Language) -> None:
         assert said.title.endswith(": nobody_wrote_a_text")
     assert set(WHO) == set(Who)
     assert set(UNITS) == set(Unit) - {Unit.NOTHING}
+
+
+def test_the_runbook_has_a_line_for_every_kind() -> None:
+    lines = (REPOSITORY / "deploy" / "runbook.md").read_text(encoding="utf-8").splitlines()
+    rows = {tuple(cell.strip() for cell in line.split("|")[1:3]) for line in lines if line.startswith("| ")}
+    titles = {(kind.texts["en"][0], kind.texts["pt-BR"][0]) for kind in KINDS.values()}
+    assert rows - {("alert", "alerta")} == titles
 
 
 def test_no_link_is_made_of_what_is_no_run() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from erp_sync.ledger.reconciled_day import KINDS
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from erp_sync.sync.reconcile_report import Language
 
 _SHOP, _ERP = "#4f43dd", "#f2a33a"
+_HOUR = timedelta(hours=1)
 _WORDS: dict[str, tuple[str, str]] = {
     "orders": ("Orders", "Pedidos"),
     "value": ("Value", "Valor"),
@@ -62,6 +63,8 @@ def overview_png(days: Sequence[ReconciledDay], drift: Sequence[tuple[datetime, 
     def by_day(axes: Axes) -> None:
         step = max(len(days) // 7, 1)
         axes.set_xticks(places[::step], [f"{day.day:%d/%m}" for day in days[::step]])
+        # A bar of a single day would fill the whole field.
+        axes.set_xlim(-0.7, max(len(days), 5) - 0.3)
         axes.set_ylim(bottom=0)
 
     for axes, shop, erp in (
@@ -88,19 +91,24 @@ def overview_png(days: Sequence[ReconciledDay], drift: Sequence[tuple[datetime, 
     by_day(findings)
     # The legend has the upper half.
     findings.set_ylim(top=2 * max(below) or 1)
-    findings.yaxis.get_major_locator().set_params(integer=True)
     if any(below):
         findings.legend(fontsize=7, frameon=False, ncols=2, loc="upper left")
     else:
         findings.text(0.5, 0.5, word("none"), fontsize=8, ha="center", transform=findings.transAxes)
     counted = Counter(days[-1].statuses).most_common()[::-1]
-    statuses.barh([status for status, _ in counted], [count for _, count in counted], color=_SHOP)
+    statuses.barh([status for status, _ in counted], [count for _, count in counted], 0.6, color=_SHOP)
+    statuses.set_ylim(-0.7, max(len(counted), 4) - 0.3)
     stock.plot([at for at, _ in drift], [stocks for _, stocks in drift], ".-", color=_SHOP)
-    stock.set_ylim(bottom=0)
-    if not drift:
+    stock.set_ylim(0, 1.1 * max((stocks for _, stocks in drift), default=1) or 1)
+    if drift:
+        # Around a single moment matplotlib shows years.
+        stock.set_xlim(drift[0][0] - _HOUR, drift[-1][0] + _HOUR)
+    else:
         stock.set_xticks([])
     stock.xaxis.set_major_formatter(DateFormatter("%d/%m %H:%M", tz=UTC))  # type: ignore[no-untyped-call]
     stock.tick_params(axis="x", labelrotation=30)
+    for counts in (orders.yaxis, findings.yaxis, statuses.xaxis, stock.yaxis):
+        counts.get_major_locator().set_params(integer=True)
     return _png(figure)
 
 

@@ -33,7 +33,8 @@ SHOWN = 200
 DRAWN_DAYS = 14
 CHECKED_DAYS = 31
 """The check speaks of what was reconciled of the last so many days."""
-_COLUMNS = ("day", "order", "erp_order", "finding", "shop", "erp", "what_to_do", "note")
+_COLUMNS = ("order", "finding", "shop", "erp", "what_to_do", "note", "erp_order", "day")
+"""What says what to do comes before what is beyond the edge of a narrow window."""
 
 
 def health_reconciliation(days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
@@ -93,12 +94,12 @@ def _judged(reconciled: "Sequence[ReconciledDay]", connections: "Connections") -
     open_ = [finding for finding in findings if not finding.verdict.is_repaired]
     grave = [finding for finding in open_ if finding.verdict.is_grave]
     days = [day.day.isoformat() for day in reconciled if day.findings]
-    span = f"{reconciled[0].day} to {reconciled[-1].day}, {len(reconciled)} days" if reconciled else "no day yet"
-    said = f"{len(findings)} findings, {len(open_)} for a person, on {', '.join(days)}" if findings else "all agree"
+    count = f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}"
+    said = f"{count}, {len(open_)} for a person, on {', '.join(days)}" if findings else "all agree"
     return dg.AssetCheckResult(
         passed=not open_,  # whether what repairs itself did is told by the checks of the flows
         severity=dg.AssetCheckSeverity.ERROR if grave else dg.AssetCheckSeverity.WARN,
-        description=f"Reconciled {span}: {said}.",
+        description=f"Reconciled {_span(reconciled)}: {said}.",
         metadata={
             "findings": len(findings),
             "missing_twice_or_total": len(grave),
@@ -106,6 +107,13 @@ def _judged(reconciled: "Sequence[ReconciledDay]", connections: "Connections") -
             "what_does_not_agree": _table([day for day in reconciled if day.findings], connections),
         },
     )
+
+
+def _span(reconciled: "Sequence[ReconciledDay]") -> str:
+    if not reconciled:
+        return "no day yet"
+    first, last = reconciled[0].day, reconciled[-1].day
+    return f"{first} to {last}, {len(reconciled)} days" if first != last else f"{first}"
 
 
 def _report(context: dg.AssetExecutionContext, connections: "Connections", day: "ReconciledDay") -> None:
