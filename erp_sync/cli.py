@@ -95,6 +95,10 @@ def demo(*, once: bool, orders: int, faults: bool, seed: int, port: int, as_json
     """
     from erp_sync import demo as demos
 
+    given = click.get_current_context().find_root().params
+    if not (given["verbose"] or given["json_logs"]):
+        # What became of single orders is told by the demo's own words.
+        logging.getLogger("order_story").setLevel(logging.ERROR)
     if once:
         report = demos.run_once(orders, faults=faults, seed=seed, show=not as_json)
         if as_json:

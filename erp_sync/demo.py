@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -503,14 +503,18 @@ def _orders_arrive(on: Stage, connections: Connections, dagster: list[subprocess
 @contextmanager
 def _dagster(home: Path, port: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Web server and daemon as an installation runs them, in process groups of their own."""
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     binaries = Path(sys.executable).parent
     module = ["-m", "erp_sync.definitions"]
     commands = [
         [str(binaries / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(port), *module],
         [str(binaries / "dagster-daemon"), "run", *module],
     ]
-    with (home / "dagster.log").open("wb") as log:
+    # What a killed process leaves among the temporary files goes with a folder of its own. Its name is short: the path
+    # of a socket has at most 107 characters.
+    with ExitStack() as leaves:
+        scratch = leaves.enter_context(tempfile.TemporaryDirectory(prefix="erp_sync-", ignore_cleanup_errors=True))
+        environment = {**os.environ, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1", "TMPDIR": scratch}
+        log = leaves.enter_context((home / "dagster.log").open("wb"))
         # Web server and daemon would both create the instance's tables at their first start, and one would fail.
         migrate = [str(binaries / "dagster"), "instance", "migrate"]
         subprocess.run(migrate, env=environment, cwd=home, stdout=log, stderr=log, check=True)  # noqa: S603

@@ -247,14 +247,15 @@ def _free_port() -> int:
 
 
 def _processes_of(folder: Path) -> list[str]:
-    """Command lines of all processes that were given this folder for their temporary files."""
+    """Command lines of all processes that were given this folder, or one in it, for their temporary files."""
     mark = f"TMPDIR={folder}".encode()
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             with suppress(OSError):
                 alive = b"\nState:\tZ" not in (process / "status").read_bytes()
-                if alive and mark in (process / "environ").read_bytes().split(b"\0"):
+                given = (process / "environ").read_bytes().split(b"\0")
+                if alive and any(value == mark or value.startswith(mark + b"/") for value in given):
                     found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
     return found
 

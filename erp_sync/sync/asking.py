@@ -338,7 +338,9 @@ class Asker:
             return now
         since = now - (entry.changed_at or entry.sent_at)
         if entry.status in self._final and not self._awaits_key(entry):
-            return now + self._old if since < self._grace else None
+            # The person who has to cancel its invoice waits to see that it was enough.
+            soon = now if entry.cancellation is Cancellation.TOO_LATE else now + self._old
+            return soon if since < self._grace else None
         return now if since < self._young else now + self._old
 
     def _awaits_key(self, entry: StatusEntry) -> bool:

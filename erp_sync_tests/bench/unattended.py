@@ -229,6 +229,7 @@ class HalfHour:
         give_up = time.monotonic() + SETTLE_MINUTES * 60
         while time.monotonic() < give_up and (waits := self._waits_for(connections)):
             self._say(f"waiting: {waits}")
+            self._settle_what_came_too_late()
             time.sleep(10)
         never_sent = self._never_sent(connections)
         journal = self._on.erp.journal()
@@ -268,6 +269,16 @@ class HalfHour:
         """Those that the shop cancelled before they left."""
         entries = connections.ledger.entries([str(order.order_id) for order in self._cancelled])
         return {entry.number for entry in entries.values() if entry.state is LedgerState.CANCELLED}
+
+    def _settle_what_came_too_late(self) -> None:
+        """A person does his task: the invoices of what the shop cancelled are cancelled."""
+        wanted = {order.number for order in self._cancelled}
+        after = 0
+        while page := self._on.erp.admin("GET", f"/orders?after={after}&limit=500"):
+            after = page[-1]["record"]
+            for order in (order for order in page if order["external_id"] in wanted):
+                for invoice in order["invoices"]:
+                    self._on.erp.admin("DELETE", f"/invoices/{order['branch']}/{invoice['series']}/{invoice['doc']}")
 
     def _reconcile(self, connections: Connections) -> None:
         flow = connections.reconcile_flow()
