@@ -11,12 +11,10 @@ from erp_sync import alerts
 from erp_sync.errors import Misconfigured
 from erp_sync.ledger.ledger import Ledger
 from erp_sync.ledger.outlet import Outlet
-from erp_sync.models import Incident, Severity
+from erp_sync.models import ALARMS_ALIVE, Incident, Severity
 from erp_sync.settings import Settings
 from erp_sync.sync.announcing import shown
 
-ALIVE = "alarms.alive"
-"""The mark that whoever watches sets whenever it has looked."""
 _AHEAD = timedelta(minutes=1)
 
 
@@ -122,7 +120,7 @@ class Report:
 
 def examine(ledger: Ledger, settings: Settings) -> Report:
     """Raises LedgerUnavailable and Misconfigured."""
-    mark = ledger.mark(ALIVE)
+    mark = ledger.mark(ALARMS_ALIVE)
     incidents = [shown(one) for one in ledger.open_incidents()]
     return Report(settings, ledger.now(), None if mark is None else mark[0], incidents, ledger.outlet())
 

@@ -58,6 +58,9 @@ class Cancellation(enum.StrEnum):
     """Somebody restored it in the ERP after it was cancelled or deleted there: nobody works against him."""
 
 
+CANCEL_UNDER_WAY = frozenset({Cancellation.WANTED, Cancellation.SENDING, Cancellation.IN_DOUBT})
+
+
 class LedgerState(enum.StrEnum):
     """Where an order stands on its way to the ERP."""
 
@@ -335,6 +338,8 @@ class Severity(enum.StrEnum):
     ERROR = "error"
 
 
+ALARMS_ALIVE = "alarms.alive"
+"""The ledger's mark that the alarms set whenever they have looked, and the doctor reads."""
 CAUSE_LENGTH = 191
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from erp_sync.ledger.ledger import Ledger, open_ledger
+from erp_sync.ledger.migrate import migrate
 from erp_sync.logs import configure_logs
+from erp_sync_tests.ledger_entries import Hand
 from erp_sync_tests.mariadb import MariaDB
 
 FreshDatabase = Callable[[], str]
@@ -43,3 +46,18 @@ def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> FreshDatab
 def database_url(fresh_database: FreshDatabase) -> str:
     """The SQLAlchemy URL of an empty database."""
     return fresh_database()
+
+
+@pytest.fixture
+def hand() -> Hand:
+    """The ledger's clock, which a test turns."""
+    return Hand()
+
+
+@pytest.fixture
+def ledger(database_url: str, hand: Hand) -> Iterator[Ledger]:
+    """A new one, on each kind of database."""
+    migrate(database_url)
+    ledger = open_ledger(database_url, clock=hand)
+    yield ledger
+    ledger.close()

@@ -24,7 +24,6 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster_shared.error import SerializableErrorInfo
 
 from erp_sync.definitions import build_definitions
-from erp_sync.defs.alarms import ALIVE_MARK
 from erp_sync.defs.checks import check_key
 from erp_sync.defs.failures import Progress
 from erp_sync.defs.names import CHECKS_JOB, ERP_ORDERS, INSPECTION_JOB, SHOP_STOCK_LEVELS
@@ -33,7 +32,7 @@ from erp_sync.defs.runs import partition_keys
 from erp_sync.demo import environment
 from erp_sync.errors import LedgerUnavailable, Misconfigured
 from erp_sync.ledger.ledger import Ledger
-from erp_sync.models import Incident, LedgerState, Problem, Severity, Sighting
+from erp_sync.models import ALARMS_ALIVE, Incident, LedgerState, Problem, Severity, Sighting
 from erp_sync.settings import Settings
 from erp_sync.sync.findings import INSPECTION_CHECKS, LEDGER_CHECKS
 from erp_sync.sync.health import LedgerHealth
@@ -153,7 +152,7 @@ def test_with_nothing_wrong_a_tick_says_so_and_gives_a_sign_of_life(here: Here) 
     result = here.tick()
     assert result.skip_reason is not None
     assert "nothing is wrong" in str(result.skip_reason)
-    mark = here.ledger.mark(ALIVE_MARK)
+    mark = here.ledger.mark(ALARMS_ALIVE)
     assert mark is not None
     assert here.ledger.now() - mark[0] < timedelta(seconds=10)
     assert here.all() == {}

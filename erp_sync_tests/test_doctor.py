@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from erp_sync.doctor import ALIVE, examine
+from erp_sync.doctor import examine
 from erp_sync.ledger.ledger import Ledger, open_ledger
 from erp_sync.ledger.migrate import migrate
 from erp_sync.ledger.outlet import Outlet
-from erp_sync.models import Severity, Sighting
+from erp_sync.models import ALARMS_ALIVE, Severity, Sighting
 from erp_sync.settings import Settings
 from erp_sync_tests.ledger_entries import START, Hand
 from erp_sync_tests.test_cli import CommandLine
@@ -59,7 +59,7 @@ def refused(number: int = 3, severity: Severity = Severity.ERROR) -> Sighting:
 
 def test_alive_is_exit_0_and_one_line(run: CommandLine, ledger: Ledger) -> None:
     ledger.report(refused())
-    ledger.set_mark(ALIVE)
+    ledger.set_mark(ALARMS_ALIVE)
     done = run("doctor", "--alive")
     assert done.code == 0
     assert done.out.startswith("alarms   alive, ") and done.out.count("\n") == 1
@@ -71,7 +71,7 @@ def test_silence_is_exit_1_and_says_since_when(run: CommandLine, ledger: Ledger,
     assert (done.code, done.out.count("\n")) == (1, 1)
     assert "SILENT: they never gave a sign" in done.out
     old = open_ledger(url, clock=Hand())
-    old.set_mark(ALIVE)
+    old.set_mark(ALARMS_ALIVE)
     old.close()
     done = run("doctor", "--alive")
     assert (done.code, done.out.count("\n")) == (1, 1)
@@ -83,7 +83,7 @@ def test_silence_is_exit_1_and_says_since_when(run: CommandLine, ledger: Ledger,
 def test_how_old_a_sign_may_be(ledger: Ledger, url: str, seconds: float, alive: bool) -> None:
     hand = Hand()
     clocked = open_ledger(url, clock=hand)
-    clocked.set_mark(ALIVE)
+    clocked.set_mark(ALARMS_ALIVE)
     hand.turn(seconds)
     assert examine(clocked, Settings()).alive is alive
     assert examine(clocked, Settings.model_validate({"alerts": {"alive_seconds": 600}})).alive is (seconds > -60)
@@ -107,7 +107,7 @@ def test_open_incidents_with_age_and_next_step(run: CommandLine, ledger: Ledger,
     early = open_ledger(url, clock=lambda: ledger.now() - timedelta(minutes=90))
     early.report(refused())
     early.close()
-    ledger.set_mark(ALIVE)
+    ledger.set_mark(ALARMS_ALIVE)
     done = run("doctor")
     assert done.code == 1
     assert "error    Pedidos recusados (erp/orders, 3 pedidos, 1 h 30 min)" in done.out

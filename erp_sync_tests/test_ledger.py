@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, timedelta
@@ -23,19 +22,6 @@ from erp_sync_tests.ledger_entries import DAY, START, Hand, due, found, step
 from erp_sync_tests.mariadb import MariaDB
 
 LEASE = timedelta(seconds=210)
-
-
-@pytest.fixture
-def hand() -> Hand:
-    return Hand()
-
-
-@pytest.fixture
-def ledger(database_url: str, hand: Hand) -> Iterator[Ledger]:
-    migrate(database_url)
-    ledger = open_ledger(database_url, clock=hand)
-    yield ledger
-    ledger.close()
 
 
 def test_an_entry_comes_back_as_it_was_written(ledger: Ledger) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from multiprocessing.synchronize import Barrier
@@ -26,19 +25,6 @@ from erp_sync_tests.ledger_entries import START, Hand
 from erp_sync_tests.mariadb import MariaDB
 
 SPAWN = multiprocessing.get_context("spawn")
-
-
-@pytest.fixture
-def hand() -> Hand:
-    return Hand()
-
-
-@pytest.fixture
-def ledger(database_url: str, hand: Hand) -> Iterator[Ledger]:
-    migrate(database_url)
-    ledger = open_ledger(database_url, clock=hand)
-    yield ledger
-    ledger.close()
 
 
 def gate_of(ledger: Ledger, **options: Any) -> LedgerGate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -21,19 +20,6 @@ from erp_sync_tests.mariadb import MariaDB
 
 LEASE = timedelta(seconds=30)
 CAUSE = "check/erp/orders/none_refused"
-
-
-@pytest.fixture
-def hand() -> Hand:
-    return Hand()
-
-
-@pytest.fixture
-def ledger(database_url: str, hand: Hand) -> Iterator[Ledger]:
-    migrate(database_url)
-    ledger = open_ledger(database_url, clock=hand)
-    yield ledger
-    ledger.close()
 
 
 def sighting(cause: str = CAUSE, **values: Any) -> Sighting:

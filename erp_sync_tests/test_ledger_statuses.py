@@ -31,19 +31,6 @@ S = OrderStatus
 
 
 @pytest.fixture
-def hand() -> Hand:
-    return Hand()
-
-
-@pytest.fixture
-def ledger(database_url: str, hand: Hand) -> Iterator[Ledger]:
-    migrate(database_url)
-    ledger = open_ledger(database_url, clock=hand)
-    yield ledger
-    ledger.close()
-
-
-@pytest.fixture
 def proxied(mariadb: MariaDB) -> Iterator[tuple[CuttingProxy, Ledger]]:
     url = mariadb.create_database()
     migrate(url)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -31,19 +31,6 @@ S = OrderStatus
 NOTHING_DATED = {table.name: 0 for table, _, _ in retention.DATED}
 SETTINGS = Settings(retention=RetentionSection(event_days=400))
 SENT = {"state": LedgerState.SENT, "erp_branch": "0101", "erp_number": "000001", "next_at": None}
-
-
-@pytest.fixture
-def hand() -> Hand:
-    return Hand()
-
-
-@pytest.fixture
-def ledger(database_url: str, hand: Hand) -> Iterator[Ledger]:
-    migrate(database_url)
-    ledger = open_ledger(database_url, clock=hand)
-    yield ledger
-    ledger.close()
 
 
 def days(count: float) -> float:

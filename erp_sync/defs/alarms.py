@@ -37,7 +37,7 @@ from erp_sync.defs.names import FLOWS
 from erp_sync.defs.red import redacted
 from erp_sync.defs.resources import ErpSync
 from erp_sync.errors import ErpSyncError, LedgerUnavailable, Misconfigured
-from erp_sync.models import Incident, Severity, Sighting
+from erp_sync.models import ALARMS_ALIVE, Incident, Severity, Sighting
 from erp_sync.settings import Settings
 from erp_sync.sync.findings import INSPECTION_CHECKS, LEDGER_CHECKS, Check
 
@@ -49,7 +49,6 @@ logger = logging.getLogger(__name__)
 NAME = "alarms"
 IMPLICIT_JOB = "__ASSET_JOB"
 """Dagster's own: runs of single assets and checks, started from the UI."""
-ALIVE_MARK = "alarms.alive"
 INTERVAL_SECONDS = 15
 PAUSE_SHARE = 20.0
 """A check of the ledger rests for so many times as long as it took."""
@@ -76,7 +75,7 @@ def alarms(settings: Settings) -> dg.SensorDefinition:
                 connections = erp_sync.connections()
                 look = Look(context, erp_sync, connections.ledger, pace)
                 look.at_all(settings)
-                connections.ledger.set_mark(ALIVE_MARK)
+                connections.ledger.set_mark(ALARMS_ALIVE)
         except ErpSyncError as failure:
             blind.tell(failure)
             raise

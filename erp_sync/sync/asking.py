@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from erp_sync.errors import ErpUnavailable, OddRow
 from erp_sync.ledger.status_entry import StatusChange, StatusEntry, StatusEvent, stored
 from erp_sync.models import (
+    CANCEL_UNDER_WAY,
     CancelAnswer,
     Cancellation,
     ErpRelease,
@@ -48,7 +49,6 @@ MANY_VANISHED = 10
 
 _BY_RELEASES = frozenset({OrderStatus.BLOCKED_CREDIT, OrderStatus.REJECTED_CREDIT, OrderStatus.BLOCKED_STOCK})
 """Statuses that end without a trace in header and items."""
-_ON_ITS_WAY = frozenset({Cancellation.WANTED, Cancellation.SENDING, Cancellation.IN_DOUBT})
 
 
 class StatusErp(Protocol):
@@ -387,7 +387,7 @@ def _cancel_may_be_done(entry: StatusEntry) -> bool:
     """A cancel call left us, so that an order which shows as deleted needs no second look
     (contracts/protheus-rest.md, 7: "row vanished" is success)."""
     sent = entry.cancel_send_by is not None
-    return sent and entry.cancellation in (*_ON_ITS_WAY, Cancellation.CANCELLED)
+    return sent and entry.cancellation in (*CANCEL_UNDER_WAY, Cancellation.CANCELLED)
 
 
 def _is_alive_again(entry: StatusEntry) -> bool:

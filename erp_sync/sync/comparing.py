@@ -15,6 +15,7 @@ from erp_sync.ledger.reconciled_day import Finding, Verdict
 from erp_sync.ledger.status_entry import StatusEntry
 from erp_sync.mapping import payload_hash
 from erp_sync.models import (
+    CANCEL_UNDER_WAY,
     Cancellation,
     FoundOrder,
     LedgerState,
@@ -35,7 +36,6 @@ KEY_WAITS = timedelta(hours=1)
 """So long the tax office may take to authorise an invoice."""
 
 _ALIVE = frozenset({ShopState.READY, ShopState.WAITING})
-_ON_ITS_WAY = frozenset({Cancellation.WANTED, Cancellation.SENDING, Cancellation.IN_DOUBT})
 _PERSON_CANCELS = frozenset({Cancellation.TOO_LATE, Cancellation.REFUSED, Cancellation.RESTORED, Cancellation.RESIDUE})
 
 
@@ -216,7 +216,7 @@ class _Comparison:
         if life.cancellation in _PERSON_CANCELS:
             note = str(problem_of(life.problems, CANCELLATION) or "")
             self._find(Verdict.CANCELLED_TOO_LATE, ShopState.CANCELLED, status or "there", note)
-        elif life.cancellation not in _ON_ITS_WAY or not self._is_pending(life.cancel_at):
+        elif life.cancellation not in CANCEL_UNDER_WAY or not self._is_pending(life.cancel_at):
             self._find(Verdict.CANCELLED_SHOP, ShopState.CANCELLED, status or "there")
 
     def _figures(self) -> None:

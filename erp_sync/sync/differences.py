@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from erp_sync.sync.spreadsheet import inert
+
 FILE = "stock-differences.csv"
 """Its name where a directory is given."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet runs a cell that begins so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,10 @@ def write_csv(path: Path, differences: Iterable[Difference]) -> None:
             rows.writerow(("sku", "warehouse", "available_in_erp", "buffer", "before", "after"))
             for each in differences:
                 rows.writerow(
-                    (_text(each.sku), _text(each.warehouse), each.available, each.buffer, each.before, each.after)
+                    (inert(each.sku), inert(each.warehouse), each.available, each.buffer, each.before, each.after)
                 )
         partly.chmod(0o644)
         partly.replace(path)
     except BaseException:
         partly.unlink()
         raise
-
-
-def _text(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from erp_sync.alert_texts import Language
     from erp_sync.ledger.reconciled_day import ReconciledDay
-    from erp_sync.sync.reconcile_report import Language
 
 _SHOP, _ERP = "#4f43dd", "#f2a33a"
 _HOUR = timedelta(hours=1)

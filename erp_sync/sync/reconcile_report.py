@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
 
+from erp_sync.alert_texts import Language
 from erp_sync.ledger.reconciled_day import Finding, ReconciledDay, Verdict
-
-Language = Literal["pt-BR", "en"]
+from erp_sync.sync.spreadsheet import inert
 
 _KINDS: dict[str, tuple[str, str]] = {
     "missing": ("missing in the ERP", "falta no ERP"),
@@ -187,9 +186,7 @@ def _amount(value: Decimal | int | None, language: Language) -> str:
 
 
 def _defused(text: str) -> str:
-    """A spreadsheet computes what begins like a formula, and somebody else chose the text."""
-    one_line = " ".join(text.split())
-    return f"'{one_line}" if one_line[:1] in ("=", "+", "-", "@") else one_line
+    return inert(" ".join(text.split()))
 
 
 def table_rows(days: Sequence[ReconciledDay], language: Language) -> Iterator[dict[str, str]]:

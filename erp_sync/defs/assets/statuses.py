@@ -38,22 +38,23 @@ def erp_order_status() -> dg.AssetsDefinition:
     def order_status(
         context: dg.AssetExecutionContext, erp_sync: dg.ResourceParam[ErpSync]
     ) -> dg.MaterializeResult[None]:
-        connections, result = _statuses(context, erp_sync, lambda flow: flow.ask())
-        ledger = connections.ledger
-        counts = ledger.status_counts()
-        return dg.MaterializeResult(
-            metadata={
-                "orders_asked": result.asked,
-                "orders_changed": result.changed,
-                "orders_cancelled": result.cancelled,
-                "orders_too_late_to_cancel": result.too_late,
-                "cancellations_refused": result.cancel_refused,
-                **{f"now_{status}": counts.get(status, 0) for status in OrderStatus},
-                "now_not_asked_yet": counts.get(None, 0),
-                "now_watched": sum(counts.values()),
-                "longest_overdue_minutes": minutes_since(ledger.oldest_overdue()),
-            }
-        )
+        with at_work(context):
+            connections, result = _statuses(context, erp_sync, lambda flow: flow.ask())
+            ledger = connections.ledger
+            counts = ledger.status_counts()
+            return dg.MaterializeResult(
+                metadata={
+                    "orders_asked": result.asked,
+                    "orders_changed": result.changed,
+                    "orders_cancelled": result.cancelled,
+                    "orders_too_late_to_cancel": result.too_late,
+                    "cancellations_refused": result.cancel_refused,
+                    **{f"now_{status}": counts.get(status, 0) for status in OrderStatus},
+                    "now_not_asked_yet": counts.get(None, 0),
+                    "now_watched": sum(counts.values()),
+                    "longest_overdue_minutes": minutes_since(ledger.oldest_overdue()),
+                }
+            )
 
     return order_status
 
@@ -80,15 +81,16 @@ def shop_order_status() -> dg.AssetsDefinition:
     def order_status(
         context: dg.AssetExecutionContext, erp_sync: dg.ResourceParam[ErpSync]
     ) -> dg.MaterializeResult[None]:
-        connections, result = _statuses(context, erp_sync, lambda flow: flow.tell())
-        return dg.MaterializeResult(
-            metadata={
-                "orders_told": result.told,
-                "orders_left_alone": result.kept,
-                "now_untold": connections.ledger.untold(),
-                "oldest_unconfirmed_minutes": minutes_since(connections.ledger.oldest_untold()),
-            }
-        )
+        with at_work(context):
+            connections, result = _statuses(context, erp_sync, lambda flow: flow.tell())
+            return dg.MaterializeResult(
+                metadata={
+                    "orders_told": result.told,
+                    "orders_left_alone": result.kept,
+                    "now_untold": connections.ledger.untold(),
+                    "oldest_unconfirmed_minutes": minutes_since(connections.ledger.oldest_untold()),
+                }
+            )
 
     return order_status
 
@@ -96,11 +98,10 @@ def shop_order_status() -> dg.AssetsDefinition:
 def _statuses(
     context: dg.AssetExecutionContext, erp_sync: ErpSync, half: "Callable[[StatusesFlow], StatusesResult]"
 ) -> "tuple[Connections, StatusesResult]":
-    """One half of the statuses flow. Raises Failure where the system failed."""
-    with at_work(context):
-        connections = erp_sync.connections()
-        with connections.ledger.heartbeat(context.run.run_id, "statuses", [], every=HEARTBEAT_SECONDS):
-            result = half(connections.statuses_flow())
-        if result.failure is not None:
-            raise result.failure
+    """One half of the statuses flow. Raises why the system failed."""
+    connections = erp_sync.connections()
+    with connections.ledger.heartbeat(context.run.run_id, "statuses", [], every=HEARTBEAT_SECONDS):
+        result = half(connections.statuses_flow())
+    if result.failure is not None:
+        raise result.failure
     return connections, result

@@ -9,7 +9,6 @@ import dagster as dg
 
 from erp_sync.defs.assets.metadata import at_work, columns
 from erp_sync.defs.names import ERP_STOCK_BALANCES, OWNERS, SHOP_STOCK_LEVELS
-from erp_sync.defs.red import red
 from erp_sync.defs.resources import ErpSync
 from erp_sync.stock_formula import fields
 from erp_sync.sync.results import StockChange
@@ -61,13 +60,13 @@ def shop_stock_levels() -> dg.AssetsDefinition:
             connections = erp_sync.connections()
             with connections.ledger.heartbeat(context.run.run_id, "stock", [], every=HEARTBEAT_SECONDS):
                 result = connections.stock_flow().run()
-        if result.read_at is not None:
-            read_at = dg.MetadataValue.timestamp(result.read_at)
-            seen = dg.AssetObservation(ERP_STOCK_BALANCES, metadata={"products": result.skus, "read_at": read_at})
-            context.log_event(seen)
-        if result.failure is not None:
-            raise red(result.failure)
-        return dg.MaterializeResult(metadata=_stock_figures(result))
+            if result.read_at is not None:
+                read_at = dg.MetadataValue.timestamp(result.read_at)
+                seen = dg.AssetObservation(ERP_STOCK_BALANCES, metadata={"products": result.skus, "read_at": read_at})
+                context.log_event(seen)
+            if result.failure is not None:
+                raise result.failure
+            return dg.MaterializeResult(metadata=_stock_figures(result))
 
     return stock_levels
 
