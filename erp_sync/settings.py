@@ -6,6 +6,7 @@ Reading settings touches no network. A wrong value is one `Misconfigured` line t
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 import os
 import re
@@ -35,6 +36,8 @@ from erp_sync.scrub import never_show
 FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9]_[A-Z0-9_]{1,10}$")]
 """A Protheus dictionary field: `C5_XPEDWEB`."""
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+SHORTEST_SECRET = 16
+"""Characters of a webhook's secret: below it a guess is thinkable."""
 
 
 def _rest_path(path: str) -> str:
@@ -253,6 +256,24 @@ class RetentionSection(_Section):
     """Those that failed or were cancelled: what is looked into takes longer."""
 
 
+class WebhookSource(_Section):
+    """One sender of webhooks, `[webhook.sources.NAME]` (contracts/shop-profile.md, webhooks)."""
+
+    scheme: Literal["spatie", "standard"]
+    """spatie/laravel-webhook-server, or Standard Webhooks 1.0."""
+    reference: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){0,9}$")] = "order_id"
+    """Where in the body the order is named: a key, or keys with dots between them, such as data.order.id."""
+    names: Literal["order_id", "number"] = "order_id"
+    """What stands there: the profile's order_id, or the order number."""
+
+
+class WebhookSection(_Section):
+    """`[webhook]`: who may tell us of an order before we find it ourselves."""
+
+    sources: dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")], WebhookSource] = {}
+    """By the name in their address, /webhooks/NAME. Their secrets: ERP_SYNC_WEBHOOK_SECRETS."""
+
+
 class Settings(BaseSettings):
     """What is set. `require_*` say in one line what is missing, for the flow that needs it."""
 
@@ -271,6 +292,8 @@ class Settings(BaseSettings):
     slack_token: SecretStr | None = None
     slack_channel: str | None = None
     slack_base_url: str | None = None
+    webhook_secrets: SecretStr | None = None
+    """JSON: the secret of each source, or a list of them while one is being replaced."""
     language: Literal["pt-BR", "en"] = "pt-BR"
     erp: ErpSection = ErpSection()
     orders: OrdersSection = OrdersSection()
@@ -280,6 +303,7 @@ class Settings(BaseSettings):
     logs: LogsSection = LogsSection()
     reconcile: ReconcileSection = ReconcileSection()
     retention: RetentionSection = RetentionSection()
+    webhook: WebhookSection = WebhookSection()
 
     @classmethod
     def settings_customise_sources(
@@ -322,6 +346,13 @@ class Settings(BaseSettings):
             raise ValueError("must be a channel's id, such as C0123456789, or its name")
         return channel
 
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _by_source(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None:
+            _webhook_secrets(given)
+        return given
+
     @field_validator("erp_tenant")
     @classmethod
     def _company_and_branch(cls, tenant: str | None) -> str | None:
@@ -343,13 +374,15 @@ class Settings(BaseSettings):
 
     def secrets(self) -> list[str]:
         """Every value that no log may show; of an address its password alone."""
-        given = [getattr(self, name) for name in type(self).model_fields]
+        given = [getattr(self, name) for name in type(self).model_fields if name != "webhook_secrets"]
         found = []
         for value in (each.get_secret_value() for each in given if isinstance(each, SecretStr)):
             if "://" not in value:
                 found += [value, *(part.strip() for part in value.split(","))]
             elif (match := re.match(r"[^:]+://[^:/@]*:(.*)@", value)) is not None:
                 found += [match[1], unquote(match[1])]
+        for secrets in _webhook_secrets(self.webhook_secrets).values():
+            found += [text for secret in secrets for text in (secret, secret.removeprefix("whsec_"))]
         return found
 
     def require_shop_url(self) -> str:
@@ -387,6 +420,19 @@ class Settings(BaseSettings):
             )
         return self.slack_token.get_secret_value(), self.slack_channel, self.slack_base_url
 
+    def require_webhook_secrets(self) -> dict[str, tuple[str, ...]]:
+        """The secrets of each source of `[webhook]`. Raises Misconfigured where a source has none."""
+        if not self.webhook.sources:
+            raise Misconfigured(
+                "webhook.sources is not set: name each sender in the file that ERP_SYNC_CONFIG names, such as "
+                '[webhook.sources.loja] with scheme = "spatie"'
+            )
+        secrets = _webhook_secrets(self.webhook_secrets)
+        for name in self.webhook.sources:
+            if name not in secrets:
+                raise Misconfigured(f"ERP_SYNC_WEBHOOK_SECRETS has no secret of webhook.sources.{name}: {_BY_SOURCE}")
+        return secrets
+
 
 def load_settings(**overrides: Any) -> Settings:
     """The settings of this process: overrides, then the environment, then the file that `ERP_SYNC_CONFIG` names.
@@ -408,13 +454,14 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
-_SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs", "reconcile", "retention"}
+_SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs", "reconcile", "retention", "webhook"}
 _SECRETS = {
     "ERP_SYNC_SHOP_URL",
     "ERP_SYNC_LEDGER_URL",
     "ERP_SYNC_ERP_PASSWORD",
     "ERP_SYNC_ERP_URL",
     "ERP_SYNC_SLACK_TOKEN",
+    "ERP_SYNC_WEBHOOK_SECRETS",
     "ERP_SYNC_SLACK_BASE_URL",
     "ERP_SYNC_SLACK_CHANNEL",
 }
@@ -427,7 +474,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise Misconfigured(f"ERP_SYNC_CONFIG = {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misconfigured(f"ERP_SYNC_CONFIG = {str(path)!r} is not valid TOML: {error}") from None
-    for name in ("shop_url", "ledger_url", "erp_password", "slack_token"):
+    for name in ("shop_url", "ledger_url", "erp_password", "slack_token", "webhook_secrets"):
         if name in values:
             raise Misconfigured(f"{path} holds {name}: secrets come from the environment, as ERP_SYNC_{name.upper()}")
     return values
@@ -444,6 +491,28 @@ def _one_line(error: ValidationError) -> str:
     value = str(given) if isinstance(given, date) else repr(given)
     shown = f" = {value}" if isinstance(given, str | int | float | date) and name not in _SECRETS else ""
     return f"{name}{shown}: {first['msg'].removeprefix('Value error, ')}"
+
+
+_BY_SOURCE = """give JSON with the secrets of each source, such as {"loja": "…"} or {"loja": ["new", "old"]}"""
+
+
+def _webhook_secrets(given: SecretStr | None) -> dict[str, tuple[str, ...]]:
+    if given is None:
+        return {}
+    try:
+        by_source = json.loads(given.get_secret_value())
+    except ValueError:
+        raise ValueError(f"is not JSON: {_BY_SOURCE}") from None
+    if not isinstance(by_source, dict):
+        raise ValueError(f"is not an object: {_BY_SOURCE}")
+    found = {name: (value,) if isinstance(value, str) else value for name, value in by_source.items()}
+    for name, secrets in found.items():
+        texts = isinstance(secrets, list | tuple) and secrets and all(isinstance(each, str) for each in secrets)
+        if not texts or any(len(each) < SHORTEST_SECRET for each in secrets):
+            raise ValueError(
+                f"{name[:64]!r} needs one secret or a list of them, each of at least {SHORTEST_SECRET} characters"
+            )
+    return {name: tuple(secrets) for name, secrets in found.items()}
 
 
 def _secret(name: str, value: SecretStr | None, meaning: str) -> str:

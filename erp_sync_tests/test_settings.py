@@ -126,6 +126,8 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "reconcile": {"days": 3},
         "logs": {"format": None, "level": "info", "environment": "production", "cloudwatch_group": ""},
         "retention": {"event_days": 400, "run_days": 14, "failed_run_days": 90},
+        "webhook_secrets": None,
+        "webhook": {"sources": {}},
     }
 
 
@@ -277,7 +279,6 @@ def test_a_wrong_value_in_the_file_is_one_line_that_names_it(toml: Write, text: 
         ("[erp]\nsettle = 1", "erp.settle"),
         (f'[erp]\npassword = "{CANARY}"', "erp.password"),
         (f'slack_tokens = "{CANARY}"', "slack_tokens"),
-        (f'webhook_secrets = "{CANARY}"', "webhook_secrets"),
         (f'shop = {{ url = "mysql://u:{CANARY}@h/d" }}', "shop"),
     ],
 )
@@ -286,7 +287,7 @@ def test_an_unknown_name_is_refused_and_its_value_not_shown(toml: Write, text: s
     assert _refusal().startswith(f"{name} is no setting: correct its name in the file that ERP_SYNC_CONFIG names")
 
 
-@pytest.mark.parametrize("name", ["shop_url", "ledger_url", "erp_password"])
+@pytest.mark.parametrize("name", ["shop_url", "ledger_url", "erp_password", "slack_token", "webhook_secrets"])
 def test_a_secret_in_the_file_is_refused(toml: Write, name: str) -> None:
     path = toml(f'{name} = "mysql+pymysql://shop:{CANARY}@db/shop"')
     assert _refusal() == f"{path} holds {name}: secrets come from the environment, as ERP_SYNC_{name.upper()}"
@@ -443,7 +444,7 @@ def test_no_secret_is_in_the_refusal_of_something_else(toml: Write, monkeypatch:
     assert CANARY not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["shop_url", "ledger_url", "erp_password"])
+@pytest.mark.parametrize("name", ["shop_url", "ledger_url", "erp_password", "slack_token", "webhook_secrets"])
 def test_a_secret_of_the_wrong_type_is_not_shown(name: str) -> None:
     assert f"ERP_SYNC_{name.upper()}: " in _refusal(**{name: [CANARY]})
     assert f"ERP_SYNC_{name.upper()}: " in _refusal(**{name: {"value": CANARY}})
@@ -526,3 +527,31 @@ def test_a_wrong_setting_of_the_alerts_is_one_line(values: dict[str, Any], words
 def test_the_token_comes_from_the_environment_alone(toml: Write) -> None:
     toml(f'slack_token = "{CANARY}"')
     assert "ERP_SYNC_SLACK_TOKEN" in _refusal()
+
+
+@pytest.mark.parametrize(
+    ("secrets", "advice"),
+    [
+        (f"loja={CANARY}", "is not JSON: give JSON with the secrets of each source"),
+        (f'["{CANARY}"]', "is not an object: give JSON"),
+        ('{"loja": "curto"}', "'loja' needs one secret or a list of them, each of at least 16 characters"),
+        ('{"loja": []}', "'loja' needs one secret or a list of them"),
+        ('{"loja": [1]}', "'loja' needs one secret or a list of them"),
+    ],
+)
+def test_wrong_webhook_secrets_are_one_line_that_shows_none(
+    monkeypatch: pytest.MonkeyPatch, secrets: str, advice: str
+) -> None:
+    monkeypatch.setenv("ERP_SYNC_WEBHOOK_SECRETS", secrets)
+    assert _refusal().startswith(f"ERP_SYNC_WEBHOOK_SECRETS: {advice}")
+
+
+def test_webhook_secrets_are_those_of_each_source(monkeypatch: pytest.MonkeyPatch, toml: Write) -> None:
+    toml('[webhook.sources.loja]\nscheme = "spatie"')
+    with pytest.raises(Misconfigured, match=r"has no secret of webhook\.sources\.loja"):
+        load_settings().require_webhook_secrets()
+    monkeypatch.setenv("ERP_SYNC_WEBHOOK_SECRETS", f'{{"loja": ["{CANARY}-new-new", "whsec_{CANARY}-old"]}}')
+    settings = load_settings()
+    assert settings.require_webhook_secrets() == {"loja": (f"{CANARY}-new-new", f"whsec_{CANARY}-old")}
+    assert CANARY not in repr(settings)
+    assert {f"{CANARY}-new-new", f"whsec_{CANARY}-old", f"{CANARY}-old"} <= set(settings.secrets())

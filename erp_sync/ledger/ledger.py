@@ -16,6 +16,7 @@ from erp_sync.ledger.early_orders import EarlyOrders
 from erp_sync.ledger.entries import Entries
 from erp_sync.ledger.health import Health
 from erp_sync.ledger.heartbeats import Heartbeats
+from erp_sync.ledger.inbox import Inbox
 from erp_sync.ledger.incidents import Incidents
 from erp_sync.ledger.marks import Marks
 from erp_sync.ledger.outlet import Outlets
@@ -38,6 +39,7 @@ class Ledger(
     EarlyOrders,
     Heartbeats,
     Health,
+    Inbox,
     Incidents,
     Outlets,
     Reconciliations,

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Row, Select, Table, and_, delete, or_, select, tuple_
 
 from erp_sync.ledger.part import LedgerPart
-from erp_sync.ledger.tables import customer_holds, entries, events, incidents, status_events, statuses
+from erp_sync.ledger.tables import customer_holds, entries, events, inbox, incidents, status_events, statuses
 from erp_sync.models import LedgerState
 
 CHUNK = 1000
@@ -33,6 +33,7 @@ ROUTINE = {
 DATED: tuple[tuple[Table, Column[datetime], timedelta], ...] = (
     (customer_holds, customer_holds.c.until, timedelta(days=7)),
     (incidents, incidents.c.closed_at, timedelta(days=400)),
+    (inbox, inbox.c.received_at, timedelta(days=30)),
 )
 """A row goes once the time in this column is so long over; one without a time stays."""
 

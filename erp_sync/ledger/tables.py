@@ -17,10 +17,11 @@ from sqlalchemy.types import TypeDecorator
 
 from erp_sync.models import CAUSE_LENGTH, Cancellation, Invoice, LedgerState, OrderStatus, Problem, Severity
 
-REVISION = "0006"
+REVISION = "0007"
 """The migration these tables belong to."""
 VERSION_TABLE = "erp_sync_version"
 ID_LENGTH = 255
+SOURCE_LENGTH = 64
 
 metadata = MetaData()
 
@@ -344,6 +345,20 @@ findings = Table(
     Column("erp_says", Words, nullable=False),
     Column("erp_numbers", Words, nullable=False),
     Column("note", Words, nullable=False),
+    **MYSQL,
+)
+
+inbox = Table(
+    "erp_sync_inbox",
+    metadata,
+    Column("source", _id(SOURCE_LENGTH), primary_key=True),
+    Column("event_id", TEXT_ID, primary_key=True),
+    Column("reference", TEXT_ID, nullable=False),
+    Column("received_at", Moment, nullable=False),
+    Column("next_at", Moment),
+    _number("looks"),
+    Index("ix_erp_sync_inbox_next_at", "next_at"),
+    Index("ix_erp_sync_inbox_received_at", "received_at"),
     **MYSQL,
 )
 
