@@ -237,6 +237,15 @@ def test_a_sold_out_product_is_not_sold(engine: Engine, shop: DemoShop) -> None:
         assert connection.scalar(select(func.count()).select_from(orders)) == 0
 
 
+def test_who_finds_a_product_sold_out_buys_others(engine: Engine, shop: DemoShop) -> None:
+    with engine.begin() as connection:
+        connection.execute(products.update().where(products.c.id % 2 == 0).values(stock=0))
+    placed = [shop.checkout() for _ in range(20)]
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(orders)) == len(placed)
+        assert connection.scalar(select(func.min(products.c.stock))) == 0
+
+
 def test_the_same_seed_places_the_same_orders(tmp_path: Any) -> None:
     def place(name: str, seed: int) -> list[PlacedOrder]:
         engine = create_engine(f"sqlite:///{tmp_path / name}")

@@ -693,8 +693,10 @@ def test_two_passes_at_once_cancel_once(life: Life) -> None:
     others = open_connections(load_settings())
     with ThreadPoolExecutor(2) as pool:
         passes = [pool.submit(each.statuses_flow().run) for each in (life.connections, others)]
-        assert [done.result().failure for done in passes] == [None, None]
+        failures = [str(done.result().failure or "") for done in passes]
     others.close()
+    # The one's calls may take all slots of the ERP; then the other leaves the rest to the next pass.
+    assert all(not failure or "no free slot" in failure for failure in failures), failures
     for order in placed:
         assert life.until_settled(order).status is OrderStatus.CANCELLED
     done = [line["external_id"] for line in life.on.erp.journal() if line["kind"] == "order_cancelled"]

@@ -27,6 +27,7 @@ SHOP_ZONE = ZoneInfo("America/Sao_Paulo")
 _CENT = Decimal("0.01")
 _RETURNING = 0.8
 _POOL = 2_000
+_TRIES = 20
 
 
 class SoldOut(Exception):
@@ -87,6 +88,9 @@ class _Cart:
         return self.subtotal - self.discount + self.freight + self.tax + self.difference
 
 
+def _as_it_is(_: _Cart) -> None: ...
+
+
 class DemoShop:
     """A shop over `engine`, whose tables exist (`create_schema`). Not for use by several threads at once.
 
@@ -122,7 +126,7 @@ class DemoShop:
 
     def place_order(self, status: str = "pending") -> PlacedOrder:
         """One ordinary order of a mostly returning customer."""
-        return self._checkout(self._cart(), status)
+        return self._buy(status)
 
     def checkout(self) -> PlacedOrder:
         """An order that is paid at once: ready for the ERP with its first commit."""
@@ -132,30 +136,23 @@ class DemoShop:
         """So many paid orders, a hundred to a transaction."""
         placed: list[PlacedOrder] = []
         while len(placed) < count:
-            carts = [self._cart() for _ in range(min(100, count - len(placed)))]
-            with self._engine.begin() as connection:
-                placed += [self._write(connection, cart, "paid") for cart in carts]
-            self._remember(carts)
+            placed += self._until_in_stock([_as_it_is] * min(100, count - len(placed)), "paid")
         return placed
 
     def place_odd_order(self, kind: str, status: str = "paid") -> PlacedOrder:
         """An unusual order that is fine; `kind` is one of ODD_KINDS."""
-        cart = self._cart()
-        ODD_KINDS[kind](self, cart)
-        return self._checkout(cart, status)
+        return self._buy(status, lambda cart: ODD_KINDS[kind](self, cart))
 
     def place_bad_order(self, kind: str, status: str = "paid") -> PlacedOrder:
         """An order that must not reach the ERP; `kind` is one of BAD_KINDS.
 
         `number_twice` places a sound order as well, before it: the `twin`.
         """
-        cart = self._cart()
         if kind == "number_twice":
-            sound = self._checkout(self._cart(), status)
-            cart.columns["number"] = sound.number
-            return replace(self._checkout(cart, status), twin=sound)
-        BAD_KINDS[kind](self, cart)
-        return self._checkout(cart, status)
+            sound = self._buy(status)
+            again = self._buy(status, lambda cart: cart.columns.update(number=sound.number))
+            return replace(again, twin=sound)
+        return self._buy(status, lambda cart: BAD_KINDS[kind](self, cart))
 
     @contextmanager
     def late_commit(self, seconds: float = 0) -> Iterator[PlacedOrder]:
@@ -230,11 +227,26 @@ class DemoShop:
         if not self._shelf:
             raise LookupError("the demo shop sells nothing yet: call stock_catalogue first")
 
-    def _checkout(self, cart: _Cart, status: str) -> PlacedOrder:
-        with self._engine.begin() as connection:
-            placed = self._write(connection, cart, status)
-        self._remember([cart])
-        return placed
+    def _buy(self, status: str, alter: Callable[[_Cart], None] = _as_it_is) -> PlacedOrder:
+        return self._until_in_stock([alter], status)[0]
+
+    def _until_in_stock(self, alters: Sequence[Callable[[_Cart], None]], status: str) -> list[PlacedOrder]:
+        """A cart for each, in one transaction. Who finds a product sold out fills the cart anew."""
+        tries = 0
+        while True:
+            tries += 1
+            carts = [self._cart() for _ in alters]
+            for cart, alter in zip(carts, alters, strict=True):
+                alter(cart)
+            try:
+                with self._engine.begin() as connection:
+                    placed = [self._write(connection, cart, status) for cart in carts]
+            except SoldOut:
+                if tries == _TRIES:
+                    raise
+            else:
+                self._remember(carts)
+                return placed
 
     def _remember(self, carts: Sequence[_Cart]) -> None:
         """Those who were new are regulars now: only after the commit, a roll-back takes a customer away again."""
