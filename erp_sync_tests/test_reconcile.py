@@ -3,14 +3,16 @@ repaired repaired once."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -469,6 +471,25 @@ def _judged() -> ReconciledDay:
     ]
     at = datetime(2026, 11, 24, tzinfo=SHOP_ZONE)
     return ReconciledDay(date(2026, 11, 23), at, 2, Decimal("1244.50"), 1, Decimal("1234.60"), findings=findings)
+
+
+def test_a_table_that_cannot_be_finished_leaves_the_one_before(tmp_path: Path) -> None:
+    file = tmp_path / "day.csv"
+    write_csv(file, [_judged()], "en")
+    before = file.read_bytes()
+    with pytest.raises(AttributeError):
+        write_csv(file, [_judged(), cast(Any, None)], "en")
+    assert (file.read_bytes(), list(tmp_path.iterdir())) == (before, [file])
+
+
+def test_a_table_goes_through_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        write_csv(pipe, [_judged()], "en")
+        assert read.result().startswith(codecs.BOM_UTF8)
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from erp_sync.sync.spreadsheet import inert
+from erp_sync.sync.spreadsheet import inert, whole_file
 
 FILE = "stock-differences.csv"
 """Its name where a directory is given."""
@@ -38,21 +36,12 @@ class Difference:
 
 
 def write_csv(path: Path, differences: Iterable[Difference]) -> None:
-    """All of them, row by row; the file is there whole or, as long as it is written, still the one before. Raises
-    OSError."""
+    """All of them, row by row. Raises OSError."""
     path = path / FILE if path.is_dir() else path
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    partly = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(("sku", "warehouse", "available_in_erp", "buffer", "before", "after"))
-            for each in differences:
-                rows.writerow(
-                    (inert(each.sku), inert(each.warehouse), each.available, each.buffer, each.before, each.after)
-                )
-        partly.chmod(0o644)
-        partly.replace(path)
-    except BaseException:
-        partly.unlink()
-        raise
+    with whole_file(path, encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("sku", "warehouse", "available_in_erp", "buffer", "before", "after"))
+        for each in differences:
+            rows.writerow(
+                (inert(each.sku), inert(each.warehouse), each.available, each.buffer, each.before, each.after)
+            )

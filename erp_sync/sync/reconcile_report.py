@@ -10,7 +10,7 @@ from pathlib import Path
 
 from erp_sync.alert_texts import Language
 from erp_sync.ledger.reconciled_day import Finding, ReconciledDay, Verdict
-from erp_sync.sync.spreadsheet import inert
+from erp_sync.sync.spreadsheet import inert, whole_file
 
 _KINDS: dict[str, tuple[str, str]] = {
     "missing": ("missing in the ERP", "falta no ERP"),
@@ -148,7 +148,7 @@ def what_to_do(verdict: Verdict, language: Language) -> str:
 def write_csv(path: Path, days: Sequence[ReconciledDay], language: Language) -> None:
     """For each day a line of its sums, then its findings. UTF-8 with BOM, and the separators that a spreadsheet of this
     language expects. No cell begins like a formula. Raises OSError."""
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
+    with whole_file(path, encoding="utf-8-sig") as file:
         writer = csv.writer(file, delimiter=";" if language == "pt-BR" else ",")
         writer.writerow([_in(title, language) for title in _TITLES])
         for day in days:
