@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, timedelta
 from decimal import Decimal
@@ -237,9 +237,9 @@ def _race(url: str, versions: int, threads: int) -> list[tuple[int, bool]]:
 def test_exactly_one_of_all_threads_and_processes_wins_each_version(ledger: Ledger, database_url: str) -> None:
     ledger.add(found(due("1")))
     versions = 30
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        others = pool.starmap_async(_race, [(database_url, versions, 4)] * 2)
-        tried = _race(database_url, versions, 4) + [each for several in others.get(60) for each in several]
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        others = [pool.submit(_race, database_url, versions, 4) for _ in range(2)]
+        tried = _race(database_url, versions, 4) + [each for other in others for each in other.result(60)]
     won = sorted(version for version, made in tried if made)
     assert won == list(range(1, versions + 1))
     assert len(tried) > versions, "nobody ever lost: this was no race"

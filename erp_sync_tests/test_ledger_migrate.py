@@ -6,6 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
@@ -62,8 +63,8 @@ def test_migrating_again_changes_nothing_and_does_not_even_load_alembic(database
 
 
 def test_several_processes_may_migrate_at_once(database_url: str) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        assert pool.map(migrate, [database_url] * 4, chunksize=1) == [REVISION] * 4
+    with ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as pool:
+        assert list(pool.map(migrate, [database_url] * 4)) == [REVISION] * 4
     open_ledger(database_url).close()
 
 

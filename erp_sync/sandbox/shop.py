@@ -27,7 +27,6 @@ SHOP_ZONE = ZoneInfo("America/Sao_Paulo")
 _CENT = Decimal("0.01")
 _RETURNING = 0.8
 _POOL = 2_000
-_TRIES = 20
 
 
 class SoldOut(Exception):
@@ -94,13 +93,19 @@ def _as_it_is(_: _Cart) -> None: ...
 class DemoShop:
     """A shop over `engine`, whose tables exist (`create_schema`). Not for use by several threads at once.
 
-    The same seed and the same calls place the same orders. `clock` gives aware datetimes.
+    The same seed and the same calls place the same orders. `clock` gives aware datetimes. `tries`: so many carts are
+    filled by who finds products sold out, until SoldOut is raised.
     """
 
     def __init__(
-        self, engine: Engine, seed: int = 1, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        engine: Engine,
+        seed: int = 1,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        tries: int = 20,
     ) -> None:
         self._engine = engine
+        self._tries = tries
         self._random = random.Random(seed)
         self._clock = clock
         self._shelf: list[_Line] = []
@@ -242,7 +247,7 @@ class DemoShop:
                 with self._engine.begin() as connection:
                     placed = [self._write(connection, cart, status) for cart in carts]
             except SoldOut:
-                if tries == _TRIES:
+                if tries == self._tries:
                     raise
             else:
                 self._remember(carts)
