@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> int:
         print(f"installing through apt-get: {' '.join(packages)}", flush=True)
         install(packages)
     os.chdir(Path(__file__).parent.parent)
-    return int(pytest.main(["-n", "2", *arguments]))
+    # One more than there are cores: the tests wait for processes and clocks half of their time.
+    return int(pytest.main(["-n", str((os.cpu_count() or 1) + 1), *arguments]))
 
 
 if __name__ == "__main__":
