@@ -252,7 +252,7 @@ def test_the_readme_says_how_to_test() -> None:
 
 def test_what_is_missing_for_the_tests_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda program, path=None: None)
-    assert suite.missing_packages() == ["mariadb-server-core", "mariadb-client-core", "chromium"]
+    assert suite.missing_packages() == ["mariadb-server-core", "mariadb-client-core", "chromium", "nginx"]
     with pytest.raises(SystemExit, match="in Debian: chromium"):
         suite.install(["chromium"])
     monkeypatch.setattr(shutil, "which", lambda program, path=None: program)
@@ -260,6 +260,17 @@ def test_what_is_missing_for_the_tests_is_named_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(SystemExit, match="sudo apt-get install chromium"):
         suite.install(["chromium"])
+
+
+def test_installing_starts_no_service_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "POLICY", tmp_path / "policy-rc.d")
+    for own in (False, True):
+        if own:
+            suite.POLICY.write_text("#!/bin/sh\nexit 0\n")
+            suite.POLICY.chmod(0o755)
+        with suite.no_service_is_started():
+            assert subprocess.run([suite.POLICY], check=False).returncode == (0 if own else 101)
+        assert suite.POLICY.exists() == own
 
 
 def test_a_run_without_tests_fails() -> None:
