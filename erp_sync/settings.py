@@ -1,6 +1,7 @@
 """Every setting, read and checked once: addresses and secrets from the environment, the rest from one TOML file.
 
-Reading settings touches no network. A wrong value is one `Misconfigured` line that names the setting.
+Reading settings touches no network. A wrong value is one `Misconfigured` line that names the setting. A secret may be a
+reference, `aws-secret:NAME-or-ARN#key`: it is fetched when it is first needed, once per process.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from erp_sync import aws_secrets
 from erp_sync.errors import Misconfigured
 from erp_sync.scrub import never_show
 
@@ -311,8 +313,8 @@ class Settings(BaseSettings):
     @field_validator("slack_token")
     @classmethod
     def _one_word(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and not re.fullmatch(r"[!-~]+", token.get_secret_value()):
-            raise ValueError("must be a bot token (xoxb-...), one word of plain ASCII")
+        if token is not None and not re.fullmatch(_BOT_TOKEN, token.get_secret_value()):
+            raise ValueError(_NO_BOT_TOKEN)
         return token
 
     @field_validator("slack_channel")
@@ -342,21 +344,34 @@ class Settings(BaseSettings):
         return self.require_erp()[3].partition(",")[2].rstrip()
 
     def secrets(self) -> list[str]:
-        """Every value that no log may show; of an address its password alone."""
+        """Every value that no log may show; of an address its password alone. What a reference names is not among
+        them: redaction learns it as it is fetched."""
         given = [getattr(self, name) for name in type(self).model_fields]
-        found = []
-        for value in (each.get_secret_value() for each in given if isinstance(each, SecretStr)):
-            if "://" not in value:
-                found += [value, *(part.strip() for part in value.split(","))]
-            elif (match := re.match(r"[^:]+://[^:/@]*:(.*)@", value)) is not None:
-                found += [match[1], unquote(match[1])]
-        return found
+        values = [each.get_secret_value() for each in given if isinstance(each, SecretStr)]
+        return [form for value in values if not aws_secrets.is_reference(value) for form in _hidden(value)]
+
+    def secret(self, name: str) -> str | None:
+        """The value of a secret setting, such as `slack_token`; fetched where a reference stands. None: it is not set.
+
+        Raises Misconfigured and SecretUnavailable.
+        """
+        value: SecretStr | None = getattr(self, name)
+        if value is not None and aws_secrets.is_reference(value.get_secret_value()):
+            value = aws_secrets.fetch(f"ERP_SYNC_{name.upper()}", value.get_secret_value())
+            never_show(_hidden(value.get_secret_value()))
+        return None if value is None else value.get_secret_value()
 
     def require_shop_url(self) -> str:
-        return _secret("ERP_SYNC_SHOP_URL", self.shop_url, "the SQLAlchemy URL of the shop's database")
+        return self._required("shop_url", "the SQLAlchemy URL of the shop's database")
 
     def require_ledger_url(self) -> str:
-        return _secret("ERP_SYNC_LEDGER_URL", self.ledger_url, "the SQLAlchemy URL of erp_sync's own database")
+        return self._required("ledger_url", "the SQLAlchemy URL of erp_sync's own database")
+
+    def _required(self, name: str, meaning: str) -> str:
+        value = self.secret(name)
+        if value is None:
+            raise Misconfigured(f"ERP_SYNC_{name.upper()} is not set: give {meaning}")
+        return value
 
     def require_erp(self) -> tuple[str, str, str, str]:
         """REST root, user, password, tenant."""
@@ -366,7 +381,7 @@ class Settings(BaseSettings):
             raise Misconfigured("ERP_SYNC_ERP_USER is not set: give the user erp_sync logs in with")
         if self.erp_tenant is None:
             raise Misconfigured("ERP_SYNC_ERP_TENANT is not set: give company and branch, such as 01,0101")
-        password = _secret("ERP_SYNC_ERP_PASSWORD", self.erp_password, f"the password of {self.erp_user}")
+        password = self._required("erp_password", f"the password of {self.erp_user}")
         return self.erp_url, self.erp_user, password, self.erp_tenant
 
     def require_start_day(self) -> date:
@@ -385,7 +400,9 @@ class Settings(BaseSettings):
             raise Misconfigured(
                 "ERP_SYNC_SLACK_CHANNEL is not set: give the id of the alerts' channel, or unset ERP_SYNC_SLACK_TOKEN"
             )
-        return self.slack_token.get_secret_value(), self.slack_channel, self.slack_base_url
+        if not re.fullmatch(_BOT_TOKEN, self._required("slack_token", "a bot token")):
+            raise Misconfigured(f"ERP_SYNC_SLACK_TOKEN: {_NO_BOT_TOKEN}")
+        return self._required("slack_token", "a bot token"), self.slack_channel, self.slack_base_url
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -403,11 +420,16 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         settings = Settings(**{**values, **overrides})
     except ValidationError as error:
-        raise Misconfigured(_one_line(error)) from None
-    never_show(settings.secrets())
-    return settings
+        wrong = _one_line(error)
+    else:
+        never_show(settings.secrets())
+        return settings
+    # Out here pydantic's error, whose frames hold all that was given, is no part of this one.
+    raise Misconfigured(wrong)
 
 
+_BOT_TOKEN = r"[!-~]+"
+_NO_BOT_TOKEN = "must be a bot token (xoxb-...), one word of plain ASCII"
 _SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs", "reconcile", "retention"}
 _SECRETS = {
     "ERP_SYNC_SHOP_URL",
@@ -446,10 +468,12 @@ def _one_line(error: ValidationError) -> str:
     return f"{name}{shown}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def _secret(name: str, value: SecretStr | None, meaning: str) -> str:
-    if value is None:
-        raise Misconfigured(f"{name} is not set: give {meaning}")
-    return value.get_secret_value()
+def _hidden(value: str) -> list[str]:
+    """The forms of a secret that no text may hold; of an address its password alone."""
+    if "://" not in value:
+        return [value, *(part.strip() for part in value.split(","))]
+    match = re.match(r"[^:]+://[^:/@]*:(.*)@", value)
+    return [] if match is None else [match[1], unquote(match[1])]
 
 
 def _root(url: str, form: str, secrets: str, what: str) -> str:

@@ -32,6 +32,7 @@ TIERS = {
     "tax_id": 0,
     "scrub": 0,
     "cloudwatch": 0,
+    "aws_secrets": 0,
     "settings": 1,
     "logs": 1,
     "alerts": 1,
