@@ -1,6 +1,6 @@
 """`python -m erp_sync_tests [pytest's arguments]`: the whole suite, and what it needs beside Python.
 
-MariaDB, Chromium and nginx are installed through apt where they are missing. Exits as pytest does; a run that
+MariaDB, Chromium, nginx and bubblewrap are installed through apt where they are missing. Exits as pytest does; a run that
 collects no test is a failure.
 """
 
@@ -21,6 +21,7 @@ PACKAGES = {
     "mariadb-install-db": ("mariadb-server-core", "mariadb-client-core"),
     "chromium": ("chromium",),
     "nginx": ("nginx",),
+    "bwrap": ("bubblewrap",),
 }
 """Program = the Debian packages that bring it."""
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -40,7 +41,7 @@ def install(packages: list[str]) -> None:
     names = " ".join(packages)
     if shutil.which("apt-get") is None:
         raise SystemExit(
-            f"the tests need MariaDB's server, Chromium and nginx (in Debian: {names}): install them first"
+            f"the tests need MariaDB's server, Chromium, nginx and bubblewrap (in Debian: {names}): install them first"
         )
     if os.geteuid() != 0:
         raise SystemExit(f"the tests need packages that only root can install: sudo apt-get install {names}")
