@@ -24,9 +24,12 @@ grep -q '^CapEff:[[:space:]]*0000000000000000$' /proc/self/status
 for file in /probe "$HERE/erp_sync/probe" /usr/probe; do
     if touch "$file" 2>/dev/null; then echo "$file can be written"; exit 1; fi
 done
-"$BIN/dagster" api grpc -h 127.0.0.1 -p "$PORT" -m erp_sync.definitions &
 "$BIN/dagster" asset materialize -m erp_sync.definitions --select erp/orders --partition "$DAY"
-"$BIN/dagster" api grpc-health-check -p "$PORT"
+"$BIN/dagster" code-server start -h 127.0.0.1 -p "$PORT" -m erp_sync.definitions &
+for _ in $(seq 20); do
+    if "$BIN/dagster" api grpc-health-check -p "$PORT" 2>/dev/null; then healthy=yes; break; fi
+done
+test "$healthy" = yes
 kill %1
 "$BIN/erp-sync" orders
 """
