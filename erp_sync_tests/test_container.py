@@ -26,10 +26,11 @@ for file in /probe "$HERE/erp_sync/probe" /usr/probe; do
 done
 "$BIN/dagster" asset materialize -m erp_sync.definitions --select erp/orders --partition "$DAY"
 "$BIN/dagster" code-server start -h 127.0.0.1 -p "$PORT" -m erp_sync.definitions &
-for _ in $(seq 20); do
-    if "$BIN/dagster" api grpc-health-check -p "$PORT" 2>/dev/null; then healthy=yes; break; fi
+for _ in $(seq 200); do
+    if (: < "/dev/tcp/127.0.0.1/$PORT") 2>/dev/null; then break; fi
+    sleep 0.2
 done
-test "$healthy" = yes
+"$BIN/dagster" api grpc-health-check -p "$PORT"
 kill %1
 "$BIN/erp-sync" orders
 """
