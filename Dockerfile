@@ -30,6 +30,8 @@ COPY --from=build /opt/erp_sync /opt/erp_sync
 COPY --chown=10001:10001 dagster.yaml workspace.yaml /opt/dagster/home/
 WORKDIR /opt/dagster/home
 USER 10001:10001
+# Writable for everybody as in the image, also where the platform mounts an empty folder over it.
+VOLUME ["/tmp"]
 # Asks what this container was started as; a run and a command are healthy as long as they live.
 HEALTHCHECK --interval=30s --timeout=20s --start-period=60s --retries=3 CMD ["sh", "-c", "\
     case $(tr '\\0' ' ' < /proc/1/cmdline) in \

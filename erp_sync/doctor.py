@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from erp_sync import alerts
-from erp_sync.errors import Misconfigured
+from erp_sync.errors import Misconfigured, SecretUnavailable
 from erp_sync.ledger.ledger import Ledger
 from erp_sync.ledger.outlet import Outlet
 from erp_sync.models import ALARMS_ALIVE, Incident, Severity
@@ -87,7 +87,7 @@ class Report:
     def _slack(self) -> str:
         try:
             account = self.settings.slack_account()
-        except Misconfigured as error:
+        except (Misconfigured, SecretUnavailable) as error:
             return f"Slack    not used: {error}"
         if account is None:
             return "Slack    not used: ERP_SYNC_SLACK_TOKEN is not set; incidents stay here and in Dagster's UI"

@@ -5,6 +5,7 @@
     ├── Unavailable        the system failed and nothing happened: the same call may work later
     │   ├── ShopUnavailable
     │   ├── LedgerUnavailable
+    │   ├── SecretUnavailable
     │   └── ErpUnavailable     a read failed, or certainly no byte of a write left this machine
     │       ├── BreakerOpen    the ERP was not even asked
     │       └── OddRow         it answered, but a value of one row is not what its field holds
@@ -44,6 +45,12 @@ class ShopUnavailable(Unavailable):
 
 class LedgerUnavailable(Unavailable):
     setting = "ERP_SYNC_LEDGER_URL"
+
+
+class SecretUnavailable(Unavailable):
+    """A setting names a secret, and the store that has it does not answer."""
+
+    setting = "AWS Secrets Manager"
 
 
 class ErpUnavailable(Unavailable):

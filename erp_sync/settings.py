@@ -1,6 +1,7 @@
 """Every setting, read and checked once: addresses and secrets from the environment, the rest from one TOML file.
 
-Reading settings touches no network. A wrong value is one `Misconfigured` line that names the setting.
+Reading settings touches no network. A wrong value is one `Misconfigured` line that names the setting. A secret may be a
+reference, `aws-secret:NAME-or-ARN#key`: it is fetched when it is first needed, once per process.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from erp_sync import aws_secrets
 from erp_sync.errors import Misconfigured
 from erp_sync.scrub import never_show
 
@@ -335,8 +337,8 @@ class Settings(BaseSettings):
     @field_validator("slack_token")
     @classmethod
     def _one_word(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and not re.fullmatch(r"[!-~]+", token.get_secret_value()):
-            raise ValueError("must be a bot token (xoxb-...), one word of plain ASCII")
+        if token is not None and not re.fullmatch(_BOT_TOKEN, token.get_secret_value()):
+            raise ValueError(_NO_BOT_TOKEN)
         return token
 
     @field_validator("slack_channel")
@@ -349,8 +351,8 @@ class Settings(BaseSettings):
     @field_validator("webhook_secrets")
     @classmethod
     def _by_source(cls, given: SecretStr | None) -> SecretStr | None:
-        if given is not None:
-            _webhook_secrets(given)
+        if given is not None and not aws_secrets.is_reference(given.get_secret_value()):
+            _webhook_secrets(given.get_secret_value())
         return given
 
     @field_validator("erp_tenant")
@@ -373,23 +375,39 @@ class Settings(BaseSettings):
         return self.require_erp()[3].partition(",")[2].rstrip()
 
     def secrets(self) -> list[str]:
-        """Every value that no log may show; of an address its password alone."""
-        given = [getattr(self, name) for name in type(self).model_fields if name != "webhook_secrets"]
-        found = []
-        for value in (each.get_secret_value() for each in given if isinstance(each, SecretStr)):
-            if "://" not in value:
-                found += [value, *(part.strip() for part in value.split(","))]
-            elif (match := re.match(r"[^:]+://[^:/@]*:(.*)@", value)) is not None:
-                found += [match[1], unquote(match[1])]
-        for secrets in _webhook_secrets(self.webhook_secrets).values():
-            found += [text for secret in secrets for text in (secret, secret.removeprefix("whsec_"))]
-        return found
+        """Every value that no log may show; of an address its password alone. What a reference names is not among
+        them: redaction learns it as it is fetched."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        values = {name: each.get_secret_value() for name, each in given.items() if isinstance(each, SecretStr)}
+        return [
+            form
+            for name, value in values.items()
+            if not aws_secrets.is_reference(value)
+            for form in _hidden(name, value)
+        ]
+
+    def secret(self, name: str) -> str | None:
+        """The value of a secret setting, such as `slack_token`; fetched where a reference stands. None: it is not set.
+
+        Raises Misconfigured and SecretUnavailable.
+        """
+        value: SecretStr | None = getattr(self, name)
+        if value is not None and aws_secrets.is_reference(value.get_secret_value()):
+            value = aws_secrets.fetch(f"ERP_SYNC_{name.upper()}", value.get_secret_value())
+            never_show(_hidden(name, value.get_secret_value()))
+        return None if value is None else value.get_secret_value()
 
     def require_shop_url(self) -> str:
-        return _secret("ERP_SYNC_SHOP_URL", self.shop_url, "the SQLAlchemy URL of the shop's database")
+        return self._required("shop_url", "the SQLAlchemy URL of the shop's database")
 
     def require_ledger_url(self) -> str:
-        return _secret("ERP_SYNC_LEDGER_URL", self.ledger_url, "the SQLAlchemy URL of erp_sync's own database")
+        return self._required("ledger_url", "the SQLAlchemy URL of erp_sync's own database")
+
+    def _required(self, name: str, meaning: str) -> str:
+        value = self.secret(name)
+        if value is None:
+            raise Misconfigured(f"ERP_SYNC_{name.upper()} is not set: give {meaning}")
+        return value
 
     def require_erp(self) -> tuple[str, str, str, str]:
         """REST root, user, password, tenant."""
@@ -399,7 +417,7 @@ class Settings(BaseSettings):
             raise Misconfigured("ERP_SYNC_ERP_USER is not set: give the user erp_sync logs in with")
         if self.erp_tenant is None:
             raise Misconfigured("ERP_SYNC_ERP_TENANT is not set: give company and branch, such as 01,0101")
-        password = _secret("ERP_SYNC_ERP_PASSWORD", self.erp_password, f"the password of {self.erp_user}")
+        password = self._required("erp_password", f"the password of {self.erp_user}")
         return self.erp_url, self.erp_user, password, self.erp_tenant
 
     def require_start_day(self) -> date:
@@ -418,7 +436,9 @@ class Settings(BaseSettings):
             raise Misconfigured(
                 "ERP_SYNC_SLACK_CHANNEL is not set: give the id of the alerts' channel, or unset ERP_SYNC_SLACK_TOKEN"
             )
-        return self.slack_token.get_secret_value(), self.slack_channel, self.slack_base_url
+        if not re.fullmatch(_BOT_TOKEN, self._required("slack_token", "a bot token")):
+            raise Misconfigured(f"ERP_SYNC_SLACK_TOKEN: {_NO_BOT_TOKEN}")
+        return self._required("slack_token", "a bot token"), self.slack_channel, self.slack_base_url
 
     def require_webhook_secrets(self) -> dict[str, tuple[str, ...]]:
         """The secrets of each source of `[webhook]`. Raises Misconfigured where a source has none."""
@@ -427,7 +447,10 @@ class Settings(BaseSettings):
                 "webhook.sources is not set: name each sender in the file that ERP_SYNC_CONFIG names, such as "
                 '[webhook.sources.loja] with scheme = "spatie"'
             )
-        secrets = _webhook_secrets(self.webhook_secrets)
+        try:
+            secrets = _webhook_secrets(self.secret("webhook_secrets") or "{}")
+        except ValueError as error:
+            raise Misconfigured(f"ERP_SYNC_WEBHOOK_SECRETS: {error}") from None
         for name in self.webhook.sources:
             if name not in secrets:
                 raise Misconfigured(f"ERP_SYNC_WEBHOOK_SECRETS has no secret of webhook.sources.{name}: {_BY_SOURCE}")
@@ -449,11 +472,16 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         settings = Settings(**{**values, **overrides})
     except ValidationError as error:
-        raise Misconfigured(_one_line(error)) from None
-    never_show(settings.secrets())
-    return settings
+        wrong = _one_line(error)
+    else:
+        never_show(settings.secrets())
+        return settings
+    # Out here pydantic's error, whose frames hold all that was given, is no part of this one.
+    raise Misconfigured(wrong)
 
 
+_BOT_TOKEN = r"[!-~]+"
+_NO_BOT_TOKEN = "must be a bot token (xoxb-...), one word of plain ASCII"
 _SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs", "reconcile", "retention", "webhook"}
 _SECRETS = {
     "ERP_SYNC_SHOP_URL",
@@ -496,11 +524,10 @@ def _one_line(error: ValidationError) -> str:
 _BY_SOURCE = """give JSON with the secrets of each source, such as {"loja": "…"} or {"loja": ["new", "old"]}"""
 
 
-def _webhook_secrets(given: SecretStr | None) -> dict[str, tuple[str, ...]]:
-    if given is None:
-        return {}
+def _webhook_secrets(given: str) -> dict[str, tuple[str, ...]]:
+    """Raises ValueError."""
     try:
-        by_source = json.loads(given.get_secret_value())
+        by_source = json.loads(given)
     except ValueError:
         raise ValueError(f"is not JSON: {_BY_SOURCE}") from None
     if not isinstance(by_source, dict):
@@ -515,10 +542,18 @@ def _webhook_secrets(given: SecretStr | None) -> dict[str, tuple[str, ...]]:
     return {name: tuple(secrets) for name, secrets in found.items()}
 
 
-def _secret(name: str, value: SecretStr | None, meaning: str) -> str:
-    if value is None:
-        raise Misconfigured(f"{name} is not set: give {meaning}")
-    return value.get_secret_value()
+def _hidden(name: str, value: str) -> list[str]:
+    """The forms of a secret that no text may hold; of an address its password alone."""
+    if name == "webhook_secrets":
+        try:
+            by_source = _webhook_secrets(value)
+        except ValueError:
+            return [value]
+        return [form for each in by_source.values() for one in each for form in (one, one.removeprefix("whsec_"))]
+    if "://" not in value:
+        return [value, *(part.strip() for part in value.split(","))]
+    match = re.match(r"[^:]+://[^:/@]*:(.*)@", value)
+    return [] if match is None else [match[1], unquote(match[1])]
 
 
 def _root(url: str, form: str, secrets: str, what: str) -> str:

@@ -8,11 +8,22 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import (
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    ProxyHandler,
+    Request,
+    build_opener,
+    getproxies,
+    proxy_bypass,
+)
 
 from erp_sync.errors import ErpSyncError, Misconfigured
+
+if TYPE_CHECKING:
+    from slack_sdk import WebClient
 
 Block = Mapping[str, Any]
 
@@ -58,15 +69,12 @@ class Slack:
     """Every call raises SlackError, and nothing else. Raises Misconfigured where a proxy would see the token."""
 
     def __init__(self, token: str, channel: str, base_url: str | None = None, *, timeout: int = TIMEOUT) -> None:
-        from slack_sdk import WebClient
-
         # The client's own lines hold bodies of messages and answers.
         quiet = logging.getLogger("erp_sync.slack.client")
         quiet.setLevel(logging.CRITICAL)
         self.channel = channel
-        self._client = WebClient(
-            token, base_url or WebClient.BASE_URL, timeout=timeout, logger=quiet, retry_handlers=[]
-        )
+        client = _client_class()
+        self._client = client(token, base_url or client.BASE_URL, timeout=timeout, logger=quiet, retry_handlers=[])
         parts = urlsplit(self._client.base_url)
         proxy = self._client.proxy or getproxies().get("http")
         if parts.scheme == "http" and proxy and not proxy_bypass(parts.hostname or ""):
@@ -100,6 +108,26 @@ class Slack:
             kind = type(reason if isinstance(reason, Exception) else error).__name__
             raise SlackError(f"Slack did not answer {method} ({kind})", whole=True) from None
         return answer if isinstance(answer, dict) else {}
+
+
+def _client_class() -> type[WebClient]:
+    """slack_sdk's client, which follows no redirect: urllib would take the token along, to whatever host, and a POST
+    that became a GET there and is answered would look like a message that was posted."""
+    from slack_sdk import WebClient
+
+    class NoRedirect(HTTPRedirectHandler):
+        def redirect_request(self, *_arguments: Any) -> None:
+            return None
+
+    class Client(WebClient):
+        def _perform_urllib_http_request_internal(self, url: str, req: Request) -> dict[str, Any]:  # noqa: ARG002
+            proxies = {"http": self.proxy, "https": self.proxy} if self.proxy else None
+            opener = build_opener(NoRedirect, ProxyHandler(proxies), HTTPSHandler(context=self.ssl))
+            with opener.open(req, timeout=self.timeout) as answer:
+                text = answer.read().decode(answer.headers.get_content_charset() or "utf-8")
+                return {"status": answer.code, "headers": answer.headers, "body": text}
+
+    return Client
 
 
 def _refusal(method: str, response: Any, *, anew: bool) -> SlackError:

@@ -1,7 +1,7 @@
 """`python -m erp_sync_tests [pytest's arguments]`: the whole suite, and what it needs beside Python.
 
-MariaDB and Chromium are installed through apt where they are missing. Exits as pytest does; a run that collects no test
-is a failure.
+MariaDB, Chromium, nginx and bubblewrap are installed through apt where they are missing. Exits as pytest does; a run
+that collects no test is a failure.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,11 @@ PACKAGES = {
     "mariadbd": ("mariadb-server-core", "mariadb-client-core"),
     "mariadb-install-db": ("mariadb-server-core", "mariadb-client-core"),
     "chromium": ("chromium",),
+    "nginx": ("nginx",),
+    "bwrap": ("bubblewrap",),
 }
 """Program = the Debian packages that bring it."""
+POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def missing_packages() -> list[str]:
@@ -35,16 +40,33 @@ def install(packages: list[str]) -> None:
     """Raises SystemExit with one clear line where that cannot be done."""
     names = " ".join(packages)
     if shutil.which("apt-get") is None:
-        raise SystemExit(f"the tests need MariaDB's server and Chromium (in Debian: {names}): install them first")
+        raise SystemExit(
+            f"the tests need MariaDB's server, Chromium, nginx and bubblewrap (in Debian: {names}): install them first"
+        )
     if os.geteuid() != 0:
         raise SystemExit(f"the tests need packages that only root can install: sudo apt-get install {names}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-        done = subprocess.run(
-            ["apt-get", "-qq", *command], env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise SystemExit(f"apt-get {command[0]} failed, the tests need {names}:\n{done.stdout}{done.stderr}")
+    with no_service_is_started():
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+            done = subprocess.run(
+                ["apt-get", "-qq", *command], env=environment, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise SystemExit(f"apt-get {command[0]} failed, the tests need {names}:\n{done.stdout}{done.stderr}")
+
+
+@contextmanager
+def no_service_is_started() -> Iterator[None]:
+    """Debian would start nginx, with a page of its own on port 80; its maintainer scripts ask this file first."""
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
 
 
 def main(arguments: list[str]) -> int:

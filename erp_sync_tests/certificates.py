@@ -40,14 +40,16 @@ class Authority:
         self.bundle = folder / f"{name.replace(' ', '-')}.pem"
         self.bundle.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, folder: Path, host: str, *, addresses: tuple[str, ...] = ("127.0.0.1",)) -> tuple[Path, Path]:
-        """Certificate and key files for a server called `host`, at `addresses`."""
+    def issue(
+        self, folder: Path, host: str, *, addresses: tuple[str, ...] = ("127.0.0.1",), names: tuple[str, ...] = ()
+    ) -> tuple[Path, Path]:
+        """Certificate and key files for a server called `host`, and `names`, at `addresses`."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [x509.DNSName(host)]
-        names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+        known: list[x509.GeneralName] = [x509.DNSName(name) for name in (host, *names)]
+        known += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
         certificate = (
             _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)]), self._name, key)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.SubjectAlternativeName(known), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         certificate_file, key_file = folder / f"{host}.crt", folder / f"{host}.key"

@@ -162,7 +162,7 @@ class LiveDagster:
 
     def __init__(self, on: Stage) -> None:
         self.home = dagster_home(on.folder)
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {**os.environ, **on.environment, "DAGSTER_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
         self._started: list[subprocess.Popen[bytes]] = []
@@ -231,7 +231,7 @@ class LiveDagster:
         self.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]

@@ -32,6 +32,7 @@ TIERS = {
     "tax_id": 0,
     "scrub": 0,
     "cloudwatch": 0,
+    "aws_secrets": 0,
     "settings": 1,
     "logs": 1,
     "alerts": 1,
@@ -242,6 +243,35 @@ def test_no_file_names_a_place_of_one_machine() -> None:
     assert [str(file) for file in files if file.is_file() and place.search(file.read_bytes())] == []
 
 
+def test_no_file_opens_the_web_server_to_others() -> None:
+    """It has no login. By itself it listens on loopback; where a file starts it, it says nothing else."""
+    from dagster_webserver.cli import dagster_webserver
+
+    (host,) = (option for option in dagster_webserver.params if option.name == "host")
+    assert host.default == "127.0.0.1"
+    started = []
+    for file in (ROOT / name for name in ("Dockerfile", "README.md", "dagster.yaml", "erp_sync", "deploy")):
+        for path in [file] if file.is_file() else file.rglob("*.*"):
+            if path.suffix in ("", ".py", ".md", ".yaml", ".conf"):
+                text = re.sub(r"[\s\"',()\[\]`]+", " ", path.read_text())
+                started += re.findall(r"dagster-webserver (-.{0,60})", text)
+    assert len(started) >= 6
+    assert [line for line in started if not re.match(r"-h 127\.0\.0\.1 -p \S+ ", line)] == []
+
+
+def test_each_answer_to_a_threat_is_shown_by_a_test() -> None:
+    text = (ROOT / "deploy" / "security.md").read_text()
+    rows = re.findall(r"^\|(?! door|---)(.+)\|$", text, re.MULTILINE)
+    assert len(rows) > 15
+    assert [row for row in rows if not re.search(r"`test_\w+`", row.split("|")[-1])] == []
+    there = {
+        name
+        for path in (ROOT / "erp_sync_tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
+    assert set(re.findall(r"`(test_\w+)`", text)) - there == set()
+
+
 def test_the_readme_says_how_to_test() -> None:
     block = re.search(r"^<!-- test -->\n```sh\n(.+)\n```$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert block is not None
@@ -252,7 +282,7 @@ def test_the_readme_says_how_to_test() -> None:
 
 def test_what_is_missing_for_the_tests_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda program, path=None: None)
-    assert suite.missing_packages() == ["mariadb-server-core", "mariadb-client-core", "chromium"]
+    assert suite.missing_packages() == ["mariadb-server-core", "mariadb-client-core", "chromium", "nginx", "bubblewrap"]
     with pytest.raises(SystemExit, match="in Debian: chromium"):
         suite.install(["chromium"])
     monkeypatch.setattr(shutil, "which", lambda program, path=None: program)
@@ -260,6 +290,17 @@ def test_what_is_missing_for_the_tests_is_named_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(SystemExit, match="sudo apt-get install chromium"):
         suite.install(["chromium"])
+
+
+def test_installing_starts_no_service_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "POLICY", tmp_path / "policy-rc.d")
+    for own in (False, True):
+        if own:
+            suite.POLICY.write_text("#!/bin/sh\nexit 0\n")
+            suite.POLICY.chmod(0o755)
+        with suite.no_service_is_started():
+            assert subprocess.run([suite.POLICY], check=False).returncode == (0 if own else 101)
+        assert suite.POLICY.exists() == own
 
 
 def test_a_run_without_tests_fails() -> None:

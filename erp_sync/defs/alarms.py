@@ -36,7 +36,7 @@ from erp_sync.defs.freshness import fresh_within
 from erp_sync.defs.names import FLOWS
 from erp_sync.defs.red import redacted
 from erp_sync.defs.resources import ErpSync
-from erp_sync.errors import ErpSyncError, LedgerUnavailable, Misconfigured
+from erp_sync.errors import ErpSyncError, LedgerUnavailable, Misconfigured, SecretUnavailable
 from erp_sync.models import ALARMS_ALIVE, Incident, Severity, Sighting
 from erp_sync.settings import Settings
 from erp_sync.sync.findings import INSPECTION_CHECKS, LEDGER_CHECKS, Check
@@ -83,7 +83,7 @@ def alarms(settings: Settings) -> dg.SensorDefinition:
         try:
             with redacted():
                 connections.announcer().run()
-        except Misconfigured as wrong:
+        except (Misconfigured, SecretUnavailable) as wrong:
             logger.error("alarms: the channel cannot be told: %s", wrong)
         return dg.SensorResult(skip_reason=look.summary(), cursor=look.progress.cursor(), asset_events=look.evaluations)
 

@@ -22,7 +22,7 @@ class ErpSync:
         self._orders_watch: OrdersWatch | None = None
 
     def connections(self) -> Connections:
-        """Raises Misconfigured, in one line that names the setting, and LedgerUnavailable."""
+        """Raises Misconfigured, in one line that names the setting, LedgerUnavailable and SecretUnavailable."""
         from erp_sync.settings import load_settings
         from erp_sync.sync.connections import open_connections
 
