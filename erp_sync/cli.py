@@ -527,6 +527,18 @@ def profile_check(file: str, sample: int, as_json: bool) -> None:
     raise click.exceptions.Exit(1 if any(finding.level == "error" for finding in findings) else 0)
 
 
+@profile.command("grants")
+@click.argument("file")
+@click.option("--shop", default="shop", show_default=True, help="The name of the shop's database.")
+@click.option("--ledger", default="erp_sync", show_default=True, help="The name of the ledger's database.")
+def profile_grants(file: str, shop: str, ledger: str) -> None:
+    """Print the least rights that a profile (a path, or a shipped name) needs, as SQL. Nothing is connected to."""
+    from erp_sync.shop.grants import grants_file
+    from erp_sync.shop.profile import load_profile
+
+    click.echo(grants_file(load_profile(file), shop, ledger), nl=False)
+
+
 def _settings() -> Settings:
     """And logs as they say, unless a person reads them."""
     from erp_sync.logs import configure_logs
