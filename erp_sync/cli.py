@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from erp_sync.ledger.status_entry import StatusEntry
     from erp_sync.settings import Settings
     from erp_sync.sync.connections import Connections
+    from erp_sync.sync.forgetting import ForgetResult
     from erp_sync.sync.reconcile import ReconcileResult
     from erp_sync.sync.results import OrdersResult, StatusesResult, StockResult
     from erp_sync.sync.retention import LedgerPurged
 
-Result = TypeVar("Result", "OrdersResult", "StatusesResult", "StockResult", "ReconcileResult", "LedgerPurged")
+Result = TypeVar(
+    "Result", "OrdersResult", "StatusesResult", "StockResult", "ReconcileResult", "LedgerPurged", "ForgetResult"
+)
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")
 
@@ -426,6 +429,66 @@ def purge(dry_run: bool, as_json: bool) -> None:
         click.echo(", ".join(f"{name} {count}" for name, count in figures.items()))
 
 
+@cli.command()
+@click.option(
+    "--tax-id",
+    required=True,
+    metavar="CPF|CNPJ",
+    help="Whose; - asks for it, or reads a line of stdin, for no history.",
+)
+@click.option("--dry-run", is_flag=True, help="Only count what would be taken out.")
+@JSON
+def forget(tax_id: str, dry_run: bool, as_json: bool) -> None:
+    """Take a person out of the ledger (LGPD): nothing in it tells any more which orders are his.
+
+    Numbers, amounts, states, ERP numbers and invoices stay. To be run before shop and ERP forget him: they are asked
+    which orders are his. Safe beside everything that runs, and to repeat. Exit code 1 where some of his orders are
+    still on their way: they are left as they are, and it has to be run again.
+    """
+    from erp_sync.scrub import never_show
+    from erp_sync.sync.forgetting import forget as forget_person
+    from erp_sync.tax_id import mask, normalize
+
+    if tax_id == "-":
+        tax_id = click.prompt("CPF or CNPJ", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    try:
+        person = normalize(tax_id.strip())
+    except ValueError as error:
+        raise Misconfigured(f"--tax-id: {error}") from None
+    never_show([person, tax_id.strip()])
+    connections = _connections()
+
+    def words(result: ForgetResult) -> str:
+        return f"orders looked at {result.seen}, forgotten {result.orders}"
+
+    def run_it(show: Callable[[ForgetResult], None]) -> ForgetResult:
+        shop, ledger, erp = connections.shop, connections.ledger, connections.erp
+        return forget_person(person, shop, ledger, erp, connections.settings, dry_run=dry_run, progress=show)
+
+    result = _with_progress("asking shop and ERP", words, run_it)
+    if as_json:
+        figures = ("orders", "already", "postponed", "customer_postponed", "incidents", "complete")
+        shown = {name: getattr(result, name) for name in figures}
+        click.echo(json.dumps({"tax_id": mask(person), "dry_run": dry_run, **shown}))
+    else:
+        done = "would no longer tell" if dry_run else "no longer tell"
+        click.echo(f"{mask(person)}: {result.orders} orders {done} whose they are, {result.already} did not before")
+        click.echo(
+            "Not touched, because it is theirs: what the shop and the ERP hold. Dagster's runs and the logs never held "
+            "more than order numbers and the last two digits; deploy/privacy.md says when they go."
+        )
+    if not result.complete:
+        raise _Stopped(_postponed(result.postponed))
+
+
+def _postponed(numbers: Sequence[str]) -> str:
+    again = "run it again in an hour"
+    if not numbers:
+        return f"the person was created in the ERP a moment ago, and that is still to be remembered: {again}"
+    shown = ", ".join(numbers[:10]) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
+    return f"still on their way, in doubt or being told to the shop, and left as they are: {shown}; {again}"
+
+
 @cli.group()
 def profile() -> None:
     """Profiles describe a shop's database (one TOML file with SQL in it)."""
@@ -462,6 +525,18 @@ def profile_check(file: str, sample: int, as_json: bool) -> None:
             if finding.advice:
                 click.echo(f"{'':<9}{finding.advice}")
     raise click.exceptions.Exit(1 if any(finding.level == "error" for finding in findings) else 0)
+
+
+@profile.command("grants")
+@click.argument("file")
+@click.option("--shop", default="shop", show_default=True, help="The name of the shop's database.")
+@click.option("--ledger", default="erp_sync", show_default=True, help="The name of the ledger's database.")
+def profile_grants(file: str, shop: str, ledger: str) -> None:
+    """Print the least rights that a profile (a path, or a shipped name) needs, as SQL. Nothing is connected to."""
+    from erp_sync.shop.grants import grants_file
+    from erp_sync.shop.profile import load_profile
+
+    click.echo(grants_file(load_profile(file), shop, ledger), nl=False)
 
 
 def _settings() -> Settings:

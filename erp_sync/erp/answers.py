@@ -10,6 +10,10 @@ from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+MOST_DIGITS = 60
+MOST_DIGITS_AFTER = -400
+"""Of a number: what binary fractions end in is far from both."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -45,6 +49,11 @@ class Answer:
         return {key.lower(): value for key, value in self.document.items()}
 
 
+def word(value: Any) -> str:
+    """A word or a figure, stripped; "" for lists, objects and nothing."""
+    return str(value).strip() if isinstance(value, str | int | Decimal) else ""
+
+
 def read_answer(status: int, headers: Mapping[str, str], content: bytes, milliseconds: float) -> Answer:
     text = _decode(content)
     retry_after = _retry_after(headers.get("Retry-After", ""))
@@ -60,9 +69,17 @@ def _decode(content: bytes) -> str:
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text, strict=False, parse_float=Decimal, parse_constant=_refuse)
+        return json.loads(text, strict=False, parse_float=_figure, parse_constant=_refuse)
     except (ValueError, ArithmeticError, RecursionError):
         return None
+
+
+def _figure(text: str) -> Decimal:
+    """Written out, 1e999999999 fills the memory, and sums with it overflow."""
+    figure = Decimal(text)
+    if not MOST_DIGITS_AFTER < figure.adjusted() < MOST_DIGITS:
+        raise ValueError(text)
+    return figure
 
 
 def _refuse(constant: str) -> None:
@@ -80,6 +97,6 @@ def _retry_after(header: str) -> float | None:
 def _http_date(header: str) -> datetime | None:
     try:
         date = parsedate_to_datetime(header)
-    except ValueError:
+        return date.astimezone(UTC) if date.tzinfo is not None else date.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return date.astimezone(UTC) if date.tzinfo is not None else date.replace(tzinfo=UTC)

@@ -254,7 +254,10 @@ class ErpClient:
                 permits.enter_context(permit)
             try:
                 status, answered, content = self._transport.send(exchange, method, target, headers, body)
-            except (requests.RequestException, HTTPError, HTTPException, OSError, AnswerTooLarge) as error:
+            except (requests.RequestException, HTTPError, HTTPException, OSError, AnswerTooLarge, ValueError) as error:
+                # ValueError: lengths below zero, and what else the libraries make of a head that is none.
+                if error is exchange.stopped:
+                    raise
                 if exchange.untrusted:
                     raise Misconfigured(self._untrusted(exchange.untrusted)) from None
                 self._gate.failed()

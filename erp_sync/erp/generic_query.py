@@ -8,13 +8,15 @@ wrongly "not there" is created twice.
 
 from __future__ import annotations
 
+import time
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from erp_sync.erp.answers import Answer
+from erp_sync.erp.answers import Answer, word
 from erp_sync.erp.client import ErpClient
 from erp_sync.errors import ErpUnavailable, Misconfigured, OddRow
 
@@ -23,6 +25,8 @@ BATCH = 60
 """Values of one IN list: what real clients send (contracts/protheus-rest.md, 3)."""
 PAGE_SIZE = 1000
 MAX_ROWS = 100_000
+MAX_SECONDS = 240.0
+"""For all pages of one query: longer than that no flow works at a stretch."""
 
 RECORD = "R_E_C_N_O_"
 DELETED = "D_E_L_E_T_"
@@ -54,6 +58,9 @@ TABLES: Mapping[str, frozenset[str]] = {
 
 SHARED = frozenset({"SA1", "SB1", "SE4"})
 """Tables that branches may share: the branch of a row is blank then, or the part that the branches have in common."""
+
+MOST_WHOLE_DIGITS = 17
+"""Of a figure: a numeric field holds 18 digits at most (N 18)."""
 
 Row = Mapping[str, "str | Decimal"]
 """One row, its keys in upper case, its texts without trailing blanks."""
@@ -142,9 +149,19 @@ class Query:
 
 def literal(value: str) -> str:
     """A SQL text literal. Raises ValueError for control characters: they are refused, never dropped."""
-    if not value.isprintable():
+    if not is_plain(value):
         raise ValueError(f"{value!r} holds characters that cannot be asked for")
     return "'" + value.replace("'", "''") + "'"
+
+
+def is_plain(text: str) -> bool:
+    """Without characters that control something. A blank of another width, which isprintable refuses, is none."""
+    return text.isprintable() or all(char.isprintable() or unicodedata.category(char) == "Zs" for char in text)
+
+
+def storable(text: str) -> str:
+    """A code of the ERP, what controls something in it replaced: it must fit a database and a query."""
+    return text if is_plain(text) else "".join(char if is_plain(char) else "\ufffd" for char in text)
 
 
 def batches(values: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
@@ -169,7 +186,7 @@ def number(row: Row, field: str) -> Decimal:
         figure = value if isinstance(value, Decimal) else Decimal(value.strip() or "0")
     except InvalidOperation:
         figure = Decimal("NaN")
-    if not figure.is_finite():
+    if not figure.is_finite() or figure.adjusted() > MOST_WHOLE_DIGITS:
         raise OddRow(f"the ERP's {field} is no number: {value!r}")
     return figure
 
@@ -204,6 +221,7 @@ class GenericQuery:
         """
         rows: list[Row] = []
         seen: set[str] = set()
+        give_up = time.monotonic() + MAX_SECONDS
         page = 1
         while True:
             answer = self._client.get(PATH, query.parameters(page))
@@ -226,6 +244,10 @@ class GenericQuery:
                 raise ErpUnavailable(f"genericQuery gave an empty first page of {query.table} and says there is more")
             if len(rows) > MAX_ROWS:
                 raise ErpUnavailable(f"genericQuery gave more than {MAX_ROWS} rows of {query.table}")
+            if time.monotonic() >= give_up:
+                raise ErpUnavailable(
+                    f"genericQuery gave no end of {query.table} in {MAX_SECONDS:.0f} s (page {page} was the last)"
+                )
             page += 1
 
     def page(self, query: Query, *, order: Sequence[str], size: int) -> tuple[list[Row], bool]:
@@ -246,8 +268,8 @@ class GenericQuery:
         for notice in ("protecteddatafields", "nivelfields"):
             dropped = fields.get(notice)
             for name in dropped if isinstance(dropped, list) else []:
-                if str(name).strip().upper().rpartition(".")[2] in query.columns:
-                    raise _no_right(str(name).strip().upper())
+                if word(name).upper().rpartition(".")[2] in query.columns:
+                    raise _no_right(word(name).upper())
         columns, branch_field = query.columns, query.branch_field
         return [self._row(query.table, columns, branch_field, item) for item in items]
 
@@ -260,7 +282,7 @@ class GenericQuery:
                 raise _no_right(name)
             row[name] = Decimal(value) if isinstance(value, int) else value
             if isinstance(value, str):
-                row[name] = value.rstrip()
+                row[name] = storable(value.rstrip())
             elif not isinstance(value, int | Decimal):
                 raise ErpUnavailable(f"genericQuery gave a {name} that is neither text nor number")
         branch = text(row, branch_field)
@@ -291,4 +313,4 @@ def has_next(answer: Answer) -> bool | None:
     if value is None:
         remaining = fields.get("remainingrecords")
         return remaining > 0 if isinstance(remaining, int) else None
-    return str(value).strip().lower() in ("true", "1")
+    return word(value).lower() in ("true", "1")

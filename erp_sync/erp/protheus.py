@@ -8,7 +8,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from erp_sync.erp.answers import Answer
+from erp_sync.erp.answers import Answer, word
 from erp_sync.erp.client import ErpClient
 from erp_sync.erp.generic_query import AtLeast, GenericQuery, In, Query, Row, batches, is_deleted, number, text
 from erp_sync.errors import InDoubt
@@ -18,6 +18,7 @@ from erp_sync.settings import Settings
 _HEADER = ("C5_NUM", "C5_CLIENTE", "C5_LOJACLI", "C5_FRETE", "C5_SEGURO", "C5_DESPESA", "C5_DESCONT")
 _CUSTOMER = ("A1_COD", "A1_LOJA", "A1_CGC", "A1_MSBLQL")
 _NUMBER = re.compile(r"[0-9A-Za-z]{1,20}")
+_BRANCH = re.compile(r"[0-9A-Za-z ]{0,12}")
 _BLOCKED = "1"
 
 
@@ -148,11 +149,12 @@ class Protheus:
     def _created_order(self, answer: Answer) -> CreatedOrder | None:
         fields = answer.fields()
         order_number = _code(fields.get("pedido"))
-        if not order_number:
+        branch = fields.get("filial", "")
+        if not order_number or not isinstance(branch, str) or not _BRANCH.fullmatch(branch):
             return None
         stored = fields.get("pedidoexterno")
         return CreatedOrder(
-            branch=str(fields.get("filial") or self._branch).rstrip(),
+            branch=branch.rstrip() or self._branch,
             number=order_number,
             existed=_is_true(fields.get("jaexistia")),
             stored_external_id=stored.rstrip() if isinstance(stored, str) else None,
@@ -183,4 +185,4 @@ def _code(value: Any) -> str:
 
 
 def _is_true(value: Any) -> bool:
-    return str(value).strip().lower() in ("true", "1", ".t.")
+    return word(value).lower() in ("true", "1", ".t.")

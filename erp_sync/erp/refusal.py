@@ -76,7 +76,7 @@ def read_refusal(answer: Answer, sent: Iterable[str] = ()) -> Refusal | None:
     return Refusal(
         message,
         help_code=scrub(help_code, sent)[:30],
-        field=field,
+        field=scrub(field)[:30],
         value=scrub_value(field, value, sent)[:60],
         item=item.group(1) if item else "",
         exists=not field.startswith("C6_") and (help_code in _EXISTS_CODES or bool(_EXISTS.search(prose))),

@@ -7,12 +7,12 @@ bare, and no row at all with a 404 whose text holds the whole SQL.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, Overflow
 from typing import Any
 
-from erp_sync.erp.answers import Answer
+from erp_sync.erp.answers import Answer, word
 from erp_sync.erp.client import ErpClient
-from erp_sync.erp.generic_query import has_next
+from erp_sync.erp.generic_query import MOST_WHOLE_DIGITS, has_next, storable
 from erp_sync.erp.stock import SkuBalance, StockRow, grouped
 from erp_sync.errors import ErpUnavailable, Misconfigured
 from erp_sync.settings import Settings
@@ -73,14 +73,14 @@ class RetailStock:
 
     def _available(self, item: Mapping[str, Any]) -> Decimal | None:
         try:
-            physical = Decimal(str(item["currentstockamount"]))
-            reserved = Decimal(str(item["bookedstockamount"])) if self._section.formula == "simple" else Decimal(0)
+            physical = Decimal(word(item["currentstockamount"]))
+            reserved = Decimal(word(item["bookedstockamount"])) if self._section.formula == "simple" else Decimal(0)
+            amount = physical - reserved
         except KeyError as missing:
             raise Misconfigured(f"{PATH} leaves {missing} out of its answers: give the user the right to it") from None
-        except InvalidOperation:
+        except (InvalidOperation, Overflow):
             return None
-        amount = physical - reserved
-        return amount if amount.is_finite() else None
+        return amount if amount.is_finite() and amount.adjusted() <= MOST_WHOLE_DIGITS else None
 
 
 def _more(answer: Answer, count: int) -> bool:
@@ -92,7 +92,7 @@ def _text(item: Mapping[str, Any], name: str) -> str:
     value = item.get(name)
     if not isinstance(value, str):
         raise Misconfigured(f"{PATH} leaves {name} out of its answers: give the user the right to it")
-    return value.rstrip()
+    return storable(value.rstrip())
 
 
 def _warehouse(item: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from datetime import datetime, time
 from typing import Any
 from urllib.parse import quote
 
-from erp_sync.erp.answers import Answer
+from erp_sync.erp.answers import Answer, word
 from erp_sync.erp.client import ErpClient
 from erp_sync.erp.generic_query import GenericQuery, In, Query, Row, batches, day, is_deleted, number, text
 from erp_sync.models import CancelAnswer, ErpItem, ErpRelease, Invoice, OrderProgress
@@ -228,9 +228,9 @@ def _moment(row: Row) -> datetime | None:
 
 def _cancelled(answer: Answer, order_number: str) -> CancelAnswer | None:
     fields = answer.fields()
-    situation = str(fields.get("situacao") or "").strip().lower()
+    situation = word(fields.get("situacao")).lower()
     of = fields.get("pedido")
-    if situation not in _DONE or (isinstance(of, str) and of.strip() != order_number):
+    if situation not in _DONE or (of is not None and word(of) != order_number):
         return None
-    form = str(fields.get("forma") or "").strip().lower()
+    form = word(fields.get("forma")).lower()
     return CancelAnswer(situation == "residuo", form if form.isalpha() else "", answer.milliseconds)

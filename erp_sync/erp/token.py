@@ -22,6 +22,7 @@ TOKEN_PATH = "/api/oauth2/v1/token"  # noqa: S105 - a path
 _AHEAD = 60.0
 _TRIES = 3
 _PAUSE = 0.4
+_LONGEST_LIFE = 366 * 86_400.0
 _REFUSED_FOR = 30.0
 """How long a refused login is not tried again, by any thread: a wrong password locks the user sooner or later."""
 
@@ -128,14 +129,17 @@ class Token:
     def _keep(self, answer: Answer) -> bool:
         fields = answer.fields()
         access = fields.get("access_token")
-        if not answer.is_success or not isinstance(access, str) or not access.isascii() or not access.isprintable():
+        if (
+            not answer.is_success
+            or not isinstance(access, str)
+            or not access
+            or not access.isascii()
+            or not access.isprintable()
+        ):
             return False
-        try:
-            lifetime = float(fields.get("expires_in") or 3600)
-        except (TypeError, ValueError):
-            lifetime = 3600.0
+        lifetime = _seconds(fields.get("expires_in"))
         refresh = fields.get("refresh_token")
-        self._refresh_token = refresh if isinstance(refresh, str) else ""
+        self._refresh_token = refresh if isinstance(refresh, str) and refresh.isascii() else ""
         self._fresh_until = self._monotonic() + lifetime - min(_AHEAD, lifetime / 2)
         self._header = f"Bearer {access}"
         self._refused = None
@@ -165,6 +169,15 @@ class Token:
         said = {"event": "erp.login", "outcome": "refused", "http_status": answer.status}
         logger.info("no login to the ERP: HTTP %d", answer.status, extra=said)
         raise Misconfigured(message)
+
+
+def _seconds(value: object) -> float:
+    """How long a token lives; an hour where what the ERP says is no time."""
+    try:
+        seconds = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return 3600.0
+    return seconds if 0 < seconds <= _LONGEST_LIFE else 3600.0
 
 
 def _fits_header(value: str) -> bool:

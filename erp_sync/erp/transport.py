@@ -49,6 +49,9 @@ from erp_sync.errors import Misconfigured
 
 MAX_ANSWER = 5_000_000
 """Bytes of an answer, unpacked."""
+MAX_RECEIVED = 2 * MAX_ANSWER
+"""Bytes of it on the wire: heads and the lengths of chunks have no other limit."""
+_MAX_COOKIES = 50
 _IDLE_SECONDS = 3.0
 _MAX_CONNECTIONS = 64
 _SOCKET_OPTIONS: list[tuple[int, int, int | bytes]] = [
@@ -82,6 +85,7 @@ class Exchange:
         """True: the request may have reached the ERP. False: certainly not a byte of it left this machine."""
         self.left_at = 0.0
         """On the monotonic clock; 0.0 while `left` is False."""
+        self.received = 0
         self.finished = False
         """True: the whole answer is here, the connection may be kept."""
         self.stopped: BaseException | None = None
@@ -152,8 +156,11 @@ class _LimitedReader(io.RawIOBase):
         remaining = self._exchange.remaining()
         if remaining <= 0:
             raise TimeoutError("the answer took too long")
+        if self._exchange.received > MAX_RECEIVED:
+            raise AnswerTooLarge
         self._socket.settimeout(remaining)
         count = self._raw.readinto(buffer)
+        self._exchange.received += count or 0
         self._connection.idle_since = time.monotonic()
         return count
 
@@ -255,13 +262,18 @@ class _Adapter(HTTPAdapter):
         """The context alone decides: requests would add its own certificate authorities to a private one."""
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: even where it follows none, requests would read a redirect's whole body, and parse where it leads."""
+
+
 class Transport:
     """Connections and cookies for one ERP, shared by all threads of the process."""
 
     def __init__(self, root: str, *, connect_timeout: float, ca_bundle: Path | None = None) -> None:
         self._root = root
         self._connect_timeout = connect_timeout
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.trust_env = False
         self._session.headers.clear()
         self._session.headers["User-Agent"] = "erp-sync"
@@ -295,6 +307,9 @@ class Transport:
             with response:
                 content = _limited(response)
                 exchange.finished = True
+            if len(self._session.cookies) > _MAX_COOKIES:
+                # A balancer needs one or two; whoever sets new ones for ever fills memory and heads.
+                self._session.cookies.clear()
         finally:
             _current.reset(reset)
             if exchange.stopped is not None:

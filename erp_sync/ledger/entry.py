@@ -59,7 +59,7 @@ class Event:
 
     kind: str
     """found, claimed, intent, sent, adopted, in_doubt, due, refused, invalid, cancelled, verified, released, retried,
-    incident, note, reconciled"""
+    incident, note, reconciled, forgotten"""
     text: str = ""
     """In plain words, without personal data."""
     milliseconds: float | None = None

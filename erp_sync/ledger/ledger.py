@@ -14,6 +14,7 @@ from erp_sync.ledger.customers import Customers
 from erp_sync.ledger.database import Database
 from erp_sync.ledger.early_orders import EarlyOrders
 from erp_sync.ledger.entries import Entries
+from erp_sync.ledger.forgetting import Forgetting
 from erp_sync.ledger.health import Health
 from erp_sync.ledger.heartbeats import Heartbeats
 from erp_sync.ledger.inbox import Inbox
@@ -44,6 +45,7 @@ class Ledger(
     Outlets,
     Reconciliations,
     Retention,
+    Forgetting,
 ):
     """Thread-safe; each call is a transaction of its own. Every call raises LedgerUnavailable when the database does
     not answer, and Misconfigured when it refuses us."""

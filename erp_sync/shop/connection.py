@@ -105,6 +105,8 @@ def _sqlite(address: URL, *, writes: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _session(connection: Any, _record: object) -> None:
+        # It takes any bytes for text. Refused, one such row would stop all others, and its text stand in the error.
+        connection.text_factory = lambda text: text.decode(errors="replace")
         if not writes:
             connection.execute("PRAGMA query_only = ON")
 

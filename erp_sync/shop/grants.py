@@ -1,4 +1,7 @@
-"""Which rights the shop's database gives us, and which a profile needs: GRANT statements ready to be run."""
+"""Which rights the shop's database gives us, and which a profile needs: GRANT statements ready to be run.
+
+`deploy/grants.sql` is `grants_file` of the shipped profile; a test holds both alike.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,14 @@ from collections.abc import Iterator
 from typing import Literal
 
 from erp_sync.shop.database import Shop
+from erp_sync.shop.profile import Profile
 from erp_sync.shop.statement import Statement
+from erp_sync.shop.stock import TEMPORARY
+
+SHOP_USER, LEDGER_USER, MIGRATE_USER = "erp_sync_shop", "erp_sync_ledger", "erp_sync_migrate"
 
 _HARMLESS = {"USAGE", "SELECT", "SHOW VIEW"}
+_AFTER_TABLE = {"join", "straight_join", "inner", "left", "right", "cross", "natural", "on", "using", "force", "use"}
 _GRANT = re.compile(r"GRANT (?P<rights>.+?) ON (?P<on>\S+) TO ", re.DOTALL)
 _RIGHT = re.compile(r"(?P<name>[A-Z][A-Z ]*[A-Z])(?: \((?P<columns>[^)]*)\))?")
 
@@ -24,14 +32,14 @@ def check_grants(shop: Shop) -> Iterator[tuple[Literal["ok", "warning"], str, st
     rows = shop.read(lambda connection: connection.exec_driver_sql("SHOW GRANTS").all())
     needed = needed_grants(shop)
     advice = "give the user these rights and no others: " + "; ".join(needed)
-    written = {(verb, table) for verb, table, _ in _written(shop)}
+    written = {(verb, table) for verb, table, columns in _written(shop.profile) if columns or verb == "INSERT"}
     excess = [
         f"{right} ON {on}"
         for right, columns, on in _rights(str(row[0]) for row in rows)
         if right not in _HARMLESS
         and not (columns and right == "UPDATE" and ("UPDATE", _table_of(on)) in written)
         and not (right == "INSERT" and ("INSERT", _table_of(on)) in written)
-        and not (right == "CREATE TEMPORARY TABLES" and _has_bulk(shop))
+        and not (right == "CREATE TEMPORARY TABLES" and _has_bulk(shop.profile))
     ]
     if excess:
         yield "warning", f"the user {shop.engine.url.username!r} may do more than needed: {', '.join(excess)}", advice
@@ -40,20 +48,59 @@ def check_grants(shop: Shop) -> Iterator[tuple[Literal["ok", "warning"], str, st
 
 
 def needed_grants(shop: Shop) -> list[str]:
+    """`shop_grants` for the user and the database of the shop's URL."""
+    url = shop.engine.url
+    return shop_grants(shop.profile, url.database or "", url.username or "erp_sync")
+
+
+def shop_grants(profile: Profile, database: str, user: str) -> list[str]:
     """The GRANT statements for this profile: SELECT on the tables it reads, UPDATE on the columns it writes."""
-    profile, url = shop.profile, shop.engine.url
     reading = [profile.read.orders, profile.read.lines]
     reading += [section.find for section in (profile.status, profile.stock) if section is not None]
     reading += [profile.stock.skus] if profile.stock and profile.stock.skus else []
-    to = f"TO '{url.username or 'erp_sync'}'@'%'"
-    tables = sorted({table for statement in reading for table in read_tables(statement)})
-    grants = [f"GRANT SELECT ON {_qualified(table, url.database)} {to}" for table in tables]
-    for verb, table, columns in _written(shop):
+    to = _to(user)
+    read = {table for statement in reading for table in read_tables(statement)}
+    # An UPDATE reads the columns of its WHERE.
+    read |= {table for verb, table, _ in _written(profile) if verb == "UPDATE"}
+    grants = [f"GRANT SELECT ON {_qualified(table, database)} {to}" for table in sorted(read)]
+    for verb, table, columns in _written(profile):
+        if verb == "UPDATE" and not columns:
+            continue
         right = f"UPDATE ({', '.join(columns)})" if verb == "UPDATE" else verb
-        grants.append(f"GRANT {right} ON {_qualified(table, url.database)} {to}")
-    if _has_bulk(shop):
-        grants.append(f"GRANT CREATE TEMPORARY TABLES ON {url.database}.* {to}")
-    return grants
+        grants.append(f"GRANT {right} ON {_qualified(table, database)} {to}")
+    if _has_bulk(profile):
+        grants.append(f"GRANT CREATE TEMPORARY TABLES ON {_all_of(database)} {to}")
+    return list(dict.fromkeys(grants))
+
+
+def ledger_grants(database: str, user: str, *, migrates: bool) -> list[str]:
+    """What the ledger's user needs of its own database: to work, or besides that to make and change the tables."""
+    rights = "SELECT, INSERT, UPDATE, DELETE" + (", CREATE, ALTER, INDEX, DROP" if migrates else "")
+    return [f"GRANT {rights} ON {_all_of(database)} {_to(user)}"]
+
+
+def grants_file(profile: Profile, shop: str, ledger: str) -> str:
+    """A SQL script with the least rights of the three users, for databases of these names."""
+    blocks = (
+        (
+            "ERP_SYNC_SHOP_URL: reads the tables that the profile names, writes the columns that it writes.",
+            shop_grants(profile, shop, SHOP_USER),
+        ),
+        ("ERP_SYNC_LEDGER_URL, of everything that runs.", ledger_grants(ledger, LEDGER_USER, migrates=False)),
+        (
+            "ERP_SYNC_LEDGER_URL, of erp-sync migrate alone: run it with this user before a new version starts.",
+            ledger_grants(ledger, MIGRATE_USER, migrates=True),
+        ),
+    )
+    head = (
+        f"-- The least rights with which everything runs, for the profile {profile.name} (MySQL 8, MariaDB 10.6 or "
+        f"later).\n-- Made by: erp-sync profile grants {profile.name} --shop {shop} --ledger {ledger}\n"
+        "-- Create the users first, each with a password of its own and for the hosts that erp_sync runs on, such as:\n"
+        f"--   CREATE USER '{SHOP_USER}'@'%' IDENTIFIED BY '...' REQUIRE SSL;\n"
+    )
+    return "\n".join(
+        [head, *("\n".join([f"-- {what}", *(f"{grant};" for grant in grants), ""]) for what, grants in blocks)]
+    )
 
 
 def read_tables(statement: Statement) -> set[str]:
@@ -65,7 +112,7 @@ def read_tables(statement: Statement) -> set[str]:
     tables: set[str] = set()
     in_from = False
     for i, word in enumerate(lower):
-        if word in ("from", "join"):
+        if word in ("from", "join", "straight_join"):
             in_from = True
         elif not (in_from and word == ","):
             in_from = in_from and word not in ("where", "group", "order", "limit", "having", "union", "(", ")", "on")
@@ -84,25 +131,46 @@ def _dotted(words: list[str], start: int) -> Iterator[str]:
         start += 2
 
 
-def _written(shop: Shop) -> Iterator[tuple[str, str, list[str]]]:
-    """Verb, table and, of an UPDATE, its columns."""
-    profile = shop.profile
+def _written(profile: Profile) -> Iterator[tuple[str, str, list[str]]]:
+    """Verb, table and, of an UPDATE, its columns. Tables that an UPDATE only joins come without columns."""
     statements = [*(profile.status.write if profile.status else ()), *(profile.stock.write if profile.stock else ())]
     if profile.stock and profile.stock.bulk:
         statements.append(profile.stock.bulk)
     for statement in statements:
         words = [text.strip('`"') for text in statement.words()]
         lower = [word.lower() for word in words]
-        table = ".".join(_dotted(words, 2 if lower[1:2] in (["into"], ["ignore"]) else 1))
-        columns: list[str] = []
+        if statement.verb != "update":
+            yield "INSERT", ".".join(_dotted(words, 2 if lower[1:2] in (["into"], ["ignore"]) else 1)), []
+            continue
+        named = _tables_by_alias(words[: lower.index("set")])
+        columns: dict[str, list[str]] = {table: [] for table in named.values() if table != TEMPORARY}
         depth = 0
-        for i in range(lower.index("set") if "set" in lower else len(words), len(words)):
+        for i in range(lower.index("set"), len(words)):
             depth += (words[i] == "(") - (words[i] == ")")
             if depth == 0 and lower[i] == "where":
                 break
             if depth == 0 and words[i] == "=" and lower[i - 2] in ("set", ",", "."):
-                columns.append(words[i - 1])
-        yield statement.verb.upper(), table, columns
+                alias = lower[i - 3] if words[i - 2] == "." else ""
+                columns.setdefault(named.get(alias, next(iter(columns), "")), []).append(words[i - 1])
+        yield from (("UPDATE", table, names) for table, names in columns.items())
+
+
+def _tables_by_alias(words: list[str]) -> dict[str, str]:
+    """What stands between UPDATE and SET, by the names that the rest of the statement calls it."""
+    named: dict[str, str] = {}
+    for i, word in enumerate(words):
+        if word.lower() not in ("update", "ignore", "low_priority", "join", "straight_join", ","):
+            continue
+        parts = list(_dotted(words, i + 1))
+        if not parts or parts[0].lower() in ("ignore", "low_priority"):
+            continue
+        table = ".".join(parts)
+        rest = words[i + 2 * len(parts) :]
+        alias = rest[1] if rest[:1] and rest[0].lower() == "as" and len(rest) > 1 else next(iter(rest), "")
+        named[parts[-1].lower()] = table
+        if re.fullmatch(r"\w+", alias) and alias.lower() not in _AFTER_TABLE:
+            named[alias.lower()] = table
+    return named
 
 
 def _rights(grants: Iterator[str]) -> Iterator[tuple[str, str, str]]:
@@ -114,13 +182,27 @@ def _rights(grants: Iterator[str]) -> Iterator[tuple[str, str, str]]:
                 yield right["name"], right["columns"] or "", match["on"]
 
 
-def _has_bulk(shop: Shop) -> bool:
-    return shop.profile.stock is not None and shop.profile.stock.bulk is not None
+def _has_bulk(profile: Profile) -> bool:
+    return profile.stock is not None and profile.stock.bulk is not None
 
 
 def _table_of(on: str) -> str:
     return on.replace("`", "").rpartition(".")[2]
 
 
-def _qualified(table: str, database: str | None) -> str:
-    return table if "." in table else f"{database}.{table}"
+def _qualified(table: str, database: str) -> str:
+    return ".".join(map(_name, table.split("."))) if "." in table else f"{_name(database)}.{_name(table)}"
+
+
+def _name(name: str) -> str:
+    return name if re.fullmatch(r"\w+", name) else f"`{name.replace('`', '``')}`"
+
+
+def _all_of(database: str) -> str:
+    """Here, and here alone, _ and % stand for any letters: unescaped, erp_sync would be erp-sync and erp2sync too."""
+    escaped = re.sub(r"([_%])", r"\\\1", database.replace("`", "``"))
+    return f"`{escaped}`.*"
+
+
+def _to(user: str) -> str:
+    return "TO '{}'@'%'".format(user.replace("\\", "\\\\").replace("'", "''"))

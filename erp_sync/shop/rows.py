@@ -243,7 +243,12 @@ class RowReader:
             isinstance(value, str) and len(value.strip()) == len("2026-11-20")
         )
         ordered_at = self._instant(row, "ordered_at", business if whole_day else self._profile.app_timezone, problems)
-        return ordered_at, ordered_at.astimezone(business).date() if ordered_at else None
+        try:
+            return ordered_at, ordered_at.astimezone(business).date() if ordered_at else None
+        except OverflowError:
+            advice = "is no date and time: correct it in the shop or the profile"
+            problems.append(Problem("ordered_at", _short(value), advice))
+            return None, None
 
     def _instant(self, row: Row, field: str, zone: ZoneInfo, problems: list[Problem]) -> datetime | None:
         """In UTC. An hour that a clock shows twice is read as its first pass, one that it skips as if it had not."""
@@ -281,8 +286,10 @@ def plain(value: object) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, Decimal) and value.is_finite():
-        return f"{_fewest_decimals(value):f}"
+    if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < 100:
+        # Not by arithmetic, which keeps fewer digits than a DECIMAL(65) has.
+        text = f"{value:f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
     return str(value)
 
 

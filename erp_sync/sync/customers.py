@@ -130,6 +130,9 @@ class Customers:
             nonlocal intended
             started = self._monotonic()
             now = self._ledger.now()
+            # As long as this lasted, another one may have created it, and its entry have been forgotten since.
+            if now >= asked_at + self._lease:
+                raise _NotOurs
             version = old.version + 1 if old is not None else 1
             new = CustomerEntry(key, version, send_by=now + SEND_WINDOW, next_at=now + self._lease)
             if not self._ledger.change_customer(old, new):
