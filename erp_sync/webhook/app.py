@@ -50,24 +50,34 @@ RETRY_AFTER = "5"
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
     status: int
     outcome: str
     text: str
 
 
-NEW = _Answer(202, "received", "received")
-KNOWN = _Answer(200, "known", "received before")
-MALFORMED = _Answer(400, "malformed", "Content-Length and Transfer-Encoding, or more than one of them")
-FORGED = _Answer(401, "unauthentic", "not authentic")
-SLOW = _Answer(408, "slow", "the body did not arrive in time")
-LARGE = _Answer(413, "too_large", f"a body has {LONGEST_BODY} bytes at most")
-ENCODED = _Answer(415, "encoded", "Content-Type application/json without Content-Encoding is understood")
-HEADERS = _Answer(431, "headers", f"{MOST_HEADERS} headers and {LONGEST_HEADERS} bytes of them at most")
-DEFECT = _Answer(500, "defect", "send it again later")
-AWAY = _Answer(503, "unavailable", "send it again later")
-GONE = _Answer(400, "gone", "")
+NEW = Answer(202, "received", "received")
+KNOWN = Answer(200, "known", "received before")
+MALFORMED = Answer(400, "malformed", "Content-Length and Transfer-Encoding, or more than one of them")
+FORGED = Answer(401, "unauthentic", "not authentic")
+SLOW = Answer(408, "slow", "the body did not arrive in time")
+LARGE = Answer(413, "too_large", f"a body has {LONGEST_BODY} bytes at most")
+ENCODED = Answer(415, "encoded", "Content-Type application/json without Content-Encoding is understood")
+HEADERS = Answer(431, "headers", f"{MOST_HEADERS} headers and {LONGEST_HEADERS} bytes of them at most")
+DEFECT = Answer(500, "defect", "send it again later")
+AWAY = Answer(503, "unavailable", "send it again later")
+GONE = Answer(400, "gone", "")
 """The sender hung up: nobody reads it."""
+ALIVE = Answer(200, "alive", "ok")
+READY = Answer(200, "ready", "ready")
+
+
+def unusable(path: str) -> Answer:
+    return Answer(422, "unusable", f"{path} must be there once, as a text of 1 to 255 characters or an integer")
+
+
+ANSWERS = (NEW, KNOWN, MALFORMED, FORGED, SLOW, LARGE, ENCODED, unusable("order_id"), HEADERS, DEFECT, AWAY)
+"""To a webhook: with every status that there is."""
 
 
 def receiver(
@@ -95,7 +105,7 @@ def receiver(
 
 
 async def _alive(_request: Request) -> Response:
-    return PlainTextResponse("ok\n")
+    return _response(ALIVE)
 
 
 class _Door:
@@ -140,17 +150,15 @@ class _Door:
             answer, problem = AWAY, error
         except Exception as error:
             answer, problem = DEFECT, error
-        self._tell(answer, source, event_id, (time.perf_counter() - started) * 1000, problem)
+        self._tell(request, answer, event_id, (time.perf_counter() - started) * 1000, problem)
         return _response(answer)
 
-    async def _keep(self, source: str, event_id: str, body: bytes) -> _Answer:
+    async def _keep(self, source: str, event_id: str, body: bytes) -> Answer:
         path = self._sources[source].reference
         try:
             named = reference(body, path)
         except Unusable:
-            return _Answer(
-                422, "unusable", f"{path} must be there once, as a text of 1 to 255 characters or an integer"
-            )
+            return Answer(422, "unusable", f"{path} must be there once, as a text of 1 to 255 characters or an integer")
 
         def store() -> bool:
             hint = self._ledger.receive(source, event_id, named)
@@ -181,7 +189,7 @@ class _Door:
             if time.monotonic() >= self._ready_until:
                 self._ready = await self._ask_ledger()
                 self._ready_until = time.monotonic() + READY_SECONDS
-        return PlainTextResponse("ready\n") if self._ready else _response(AWAY)
+        return _response(READY if self._ready else AWAY)
 
     async def _ask_ledger(self) -> bool:
         try:
@@ -193,7 +201,10 @@ class _Door:
             return False
         return True
 
-    def _tell(self, answer: _Answer, source: str, event_id: str | None, took: float, problem: Exception | None) -> None:
+    def _tell(
+        self, request: Request, answer: Answer, event_id: str | None, took: float, problem: Exception | None
+    ) -> None:
+        source = request.path_params["source"]
         confirmed = answer.status < 300
         defect = answer is DEFECT
         logger.log(
@@ -207,6 +218,7 @@ class _Door:
                 # What a stranger wrote into the address is nobody's name.
                 "source": source if source in self._senders else "unknown",
                 "event_id": event_id,
+                "peer": request.client.host[:64] if request.client else None,
                 "outcome": answer.outcome,
                 "http_status": answer.status,
                 "duration_ms": round(took, 1),
@@ -217,12 +229,12 @@ class _Door:
 
 
 class _Refused(Exception):
-    def __init__(self, answer: _Answer) -> None:
+    def __init__(self, answer: Answer) -> None:
         super().__init__(answer.outcome)
         self.answer = answer
 
 
-def _refusal(request: Request) -> _Answer | None:
+def _refusal(request: Request) -> Answer | None:
     """What the headers alone say against it. The same for every source."""
     raw = request.scope["headers"]
     if len(raw) > MOST_HEADERS or sum(len(name) + len(value) for name, value in raw) > LONGEST_HEADERS:
@@ -236,7 +248,7 @@ def _refusal(request: Request) -> _Answer | None:
     if lengths and (len(lengths[0]) > 9 or int(lengths[0]) > LONGEST_BODY):
         return LARGE
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json" or headers.get("content-encoding", "identity").strip().lower() != "identity":
+    if kind != "application/json" or any(one.lower() != "identity" for one in headers.getlist("content-encoding")):
         return ENCODED
     return None
 
@@ -258,7 +270,7 @@ _UNREAD = {MALFORMED, SLOW, LARGE, ENCODED, HEADERS, GONE}
 """What is left of such a request is not read: the connection ends with the answer."""
 
 
-def _response(answer: _Answer) -> Response:
+def _response(answer: Answer) -> Response:
     headers = {"Cache-Control": "no-store"}
     if answer in _UNREAD:
         headers["Connection"] = "close"

@@ -28,7 +28,9 @@ HEAD_SECONDS = 5.0
 """In which the headers of a request must have arrived, counted from the connection's beginning or the last answer."""
 REQUEST_SECONDS = 12.0
 """In which the rest of it must be over, the answer taken included."""
-MOST_CONNECTIONS = 2000
+MOST_CONNECTIONS = 512
+MOST_FILES = 4096
+"""Connections whose TLS handshake is not over are no connections yet, and end after HEAD_SECONDS."""
 END_SECONDS = 5
 """So long a request in progress is waited for at the end."""
 
@@ -53,67 +55,63 @@ def serve(app: Starlette, listening: Listening) -> None:
 
     Raises Misconfigured where it must not or cannot listen.
     """
-    tls = _tls(listening)
-    if tls is None and not listening.behind_proxy and not _is_loopback(listening.host):
-        raise Misconfigured(
-            f"--host {listening.host}: plain HTTP is for loopback only: give --tls-cert and --tls-key, "
-            "or --behind-proxy where TLS ends at a proxy"
-        )
-    for proxy in listening.trusted_proxies:
-        _check_proxy(proxy)
-    listener = _listen(listening)
-    _many_files()
+    server = WebhookServer(app, listening)
     # uvicorn gives the signal on once it is done: then it ends the program, by way of what must be closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        loop="asyncio",
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        log_level="warning",
-        proxy_headers=bool(listening.trusted_proxies),
-        forwarded_allow_ips=list(listening.trusted_proxies),
-        server_header=False,
-        date_header=False,
-        h11_max_incomplete_event_size=LONGEST_HEADERS,
-        timeout_keep_alive=int(HEAD_SECONDS),
-        timeout_graceful_shutdown=END_SECONDS,
-        ssl_context_factory=(lambda *_: tls) if tls is not None else None,
-    )
-    shown = f"[{listening.host}]" if ":" in listening.host else listening.host
-    port = listener.getsockname()[1]
-    ready = partial(logger.info, "listening on %s://%s:%s", "https" if tls else "http", shown, port)
-    _Server(config, ready).run(sockets=[listener])
+    _many_files()
+    server.run()
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Any) -> None:
+class WebhookServer(uvicorn.Server):
+    """Bound to its address once it is made; `run` serves until `should_exit` is set. Raises Misconfigured."""
+
+    def __init__(self, app: Starlette, listening: Listening) -> None:
+        tls = _tls(listening)
+        if tls is None and not listening.behind_proxy and not _is_loopback(listening.host):
+            raise Misconfigured(
+                f"--host {listening.host}: plain HTTP is for loopback only: give --tls-cert and --tls-key, or "
+                "--behind-proxy where TLS ends at a proxy"
+            )
+        for proxy in listening.trusted_proxies:
+            _check_proxy(proxy)
+        self._listener = _listen(listening)
+        shown = f"[{listening.host}]" if ":" in listening.host else listening.host
+        self.url = f"{'https' if tls else 'http'}://{shown}:{self._listener.getsockname()[1]}"
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            loop="asyncio",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            log_level="warning",
+            proxy_headers=bool(listening.trusted_proxies),
+            forwarded_allow_ips=list(listening.trusted_proxies),
+            server_header=False,
+            date_header=False,
+            h11_max_incomplete_event_size=LONGEST_HEADERS,
+            timeout_keep_alive=int(HEAD_SECONDS),
+            timeout_graceful_shutdown=END_SECONDS,
+            ssl_context_factory=(lambda *_: tls) if tls is not None else None,
+        )
         super().__init__(config)
-        self._on_ready = on_ready
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """As uvicorn's own, with a limit on TLS handshakes."""
         await self.lifespan.startup()
-        loop = asyncio.get_running_loop()
-        protocol = partial(
-            _Impatient, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
         tls = self.config.ssl
-        self.servers = [
-            await loop.create_server(
-                protocol,
-                sock=listener,
-                ssl=tls,
-                backlog=self.config.backlog,
-                ssl_handshake_timeout=HEAD_SECONDS if tls else None,
-            )
-            for listener in sockets or []
-        ]
+        server = await asyncio.get_running_loop().create_server(
+            partial(_Impatient, self.config, self.server_state, self.lifespan.state),
+            sock=self._listener,
+            ssl=tls,
+            backlog=self.config.backlog,
+            ssl_handshake_timeout=HEAD_SECONDS if tls else None,
+            ssl_shutdown_timeout=HEAD_SECONDS if tls else None,
+        )
+        self.servers = [server]
         self.started = True
-        self._on_ready()
+        logger.info("listening on %s", self.url, extra={"event": "webhook.listening", "flow": "webhook"})
 
 
 class _Impatient(H11Protocol):
@@ -225,7 +223,7 @@ def _listen(listening: Listening) -> socket.socket:
 def _many_files() -> None:
     """A connection is a file: shells allow 1024 where the system allows far more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS * 2
+    wanted = MOST_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
