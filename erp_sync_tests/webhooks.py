@@ -18,9 +18,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import requests
 import sqlalchemy as sa
 from starlette.types import ASGIApp, Message
 
@@ -42,6 +44,7 @@ BODY = rb'{"event":"order.paid","order_id":42,"cliente":"Jo\u00e3o \/ caf\u00e9"
 NOW = 1777888800
 """The time of the contract's vector."""
 JSON = {"content-type": "application/json"}
+_numbers = count(1)
 Headers = dict[str, str] | list[tuple[str, str]]
 
 
@@ -136,19 +139,23 @@ def serving(app: Any, listening: Listening | None = None) -> Iterator[str]:
         thread.join(20)
 
 
+def write_config(folder: Path) -> Path:
+    """The file of settings with SOURCES."""
+    path = folder / "webhook.toml"
+    with path.open("w") as file:
+        for name, source in SOURCES.items():
+            file.write(f"[webhook.sources.{name}]\n")
+            file.writelines(f'{key} = "{value}"\n' for key, value in source.items())
+    return path
+
+
 class Command:
     """`erp-sync webhook` as a process of its own."""
 
     def __init__(self, folder: Path, ledger_url: str, *options: str) -> None:
-        config = folder / "webhook.toml"
-        lines = [
-            f"[webhook.sources.{name}]\n" + "".join(f'{key} = "{value}"\n' for key, value in source.items())
-            for name, source in SOURCES.items()
-        ]
-        config.write_text("".join(lines))
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ERP_SYNC_")}
         mine = {
-            "ERP_SYNC_CONFIG": str(config),
+            "ERP_SYNC_CONFIG": str(write_config(folder)),
             "ERP_SYNC_LEDGER_URL": ledger_url,
             "ERP_SYNC_WEBHOOK_SECRETS": json.dumps(SECRETS),
         }
@@ -188,6 +195,17 @@ class Command:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(20)
+
+
+def order_body() -> bytes:
+    """Of an order that was not sent before."""
+    return json.dumps({"order_id": next(_numbers)}).encode()
+
+
+def good(url: str, **options: Any) -> requests.Response:
+    """A genuine request of a new event, as Spatie's package sends it."""
+    body = order_body()
+    return requests.post(f"{url}/webhooks/loja", data=body, headers=spatie(body), timeout=5, **options)
 
 
 def connect(port: int, data: bytes = b"", timeout: float = 10) -> socket.socket:
