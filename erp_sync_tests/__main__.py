@@ -1,7 +1,7 @@
 """`python -m erp_sync_tests [pytest's arguments]`: the whole suite, and what it needs beside Python.
 
-MariaDB, Chromium and PHP are installed through apt where they are missing. Exits as pytest does; a run that collects no test
-is a failure.
+MariaDB, Chromium and PHP are installed through apt where they are missing. Exits as pytest does; a run that collects no
+test is a failure.
 """
 
 from __future__ import annotations
