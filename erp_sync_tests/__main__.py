@@ -1,7 +1,7 @@
 """`python -m erp_sync_tests [pytest's arguments]`: the whole suite, and what it needs beside Python.
 
-MariaDB, Chromium, nginx and bubblewrap are installed through apt where they are missing. Exits as pytest does; a run
-that collects no test is a failure.
+MariaDB, Chromium, PHP, nginx and bubblewrap are installed through apt where they are missing. Exits as pytest does; a
+run that collects no test is a failure.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ PACKAGES = {
     "mariadbd": ("mariadb-server-core", "mariadb-client-core"),
     "mariadb-install-db": ("mariadb-server-core", "mariadb-client-core"),
     "chromium": ("chromium",),
+    "php": ("php-cli",),
     "nginx": ("nginx",),
     "bwrap": ("bubblewrap",),
 }
@@ -41,7 +42,7 @@ def install(packages: list[str]) -> None:
     names = " ".join(packages)
     if shutil.which("apt-get") is None:
         raise SystemExit(
-            f"the tests need MariaDB's server, Chromium, nginx and bubblewrap (in Debian: {names}): install them first"
+            f"the tests need MariaDB's server, Chromium, PHP, nginx and bubblewrap (in Debian: {names}): install them first"
         )
     if os.geteuid() != 0:
         raise SystemExit(f"the tests need packages that only root can install: sudo apt-get install {names}")
