@@ -42,7 +42,7 @@ def install(packages: list[str]) -> None:
     names = " ".join(packages)
     if shutil.which("apt-get") is None:
         raise SystemExit(
-            f"the tests need MariaDB's server, Chromium, PHP, nginx and bubblewrap (in Debian: {names}): install them first"
+            f"the tests need MariaDB, Chromium, PHP, nginx and bubblewrap (in Debian: {names}): install them first"
         )
     if os.geteuid() != 0:
         raise SystemExit(f"the tests need packages that only root can install: sudo apt-get install {names}")
