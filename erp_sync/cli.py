@@ -464,16 +464,60 @@ def profile_check(file: str, sample: int, as_json: bool) -> None:
     raise click.exceptions.Exit(1 if any(finding.level == "error" for finding in findings) else 0)
 
 
-def _settings() -> Settings:
-    """And logs as they say, unless a person reads them."""
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is everywhere.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8091, show_default=True, help="0 takes any free one.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM. At least TLS 1.2 is spoken.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Its key, PEM, without a password.")
+@click.option("--behind-proxy", is_flag=True, help="A proxy in front ends TLS: plain HTTP beyond loopback is meant.")
+@click.option(
+    "--trusted-proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Address or network of a proxy whose X-Forwarded-For is believed. May be repeated. Without: of nobody.",
+)
+def webhook(
+    *,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    behind_proxy: bool,
+    trusted_proxies: Sequence[str],
+) -> None:
+    """Receive the shop's webhooks: POST /webhooks/SOURCE, for each [webhook.sources.SOURCE] of the settings.
+
+    A webhook whose signature is right is stored in the ledger and confirmed; only the order's id is taken from it.
+    Needs ERP_SYNC_LEDGER_URL and ERP_SYNC_WEBHOOK_SECRETS; neither the ledger nor the ERP has to be there when it
+    starts. GET /healthz says whether the process answers, GET /readyz whether an event could be stored now.
+
+    \b
+    On one machine with the shop:  erp-sync webhook
+    Open to a network:             erp-sync webhook --host 0.0.0.0 --tls-cert chain.pem --tls-key key.pem
+    Behind nginx or an ALB:        erp-sync webhook --host 10.0.3.7 --behind-proxy --trusted-proxies 10.0.3.0/24
+    """
+    from erp_sync.ledger.ledger import open_ledger
+    from erp_sync.webhook.app import receiver
+    from erp_sync.webhook.server import Listening, serve
+
+    settings = _settings(service=True)
+    ledger = open_ledger(settings.require_ledger_url(), check=False)
+    click.get_current_context().call_on_close(ledger.close)
+    listening = Listening(host, port, tls_cert, tls_key, behind_proxy, tuple(trusted_proxies))
+    serve(receiver(settings, ledger), listening)
+
+
+def _settings(*, service: bool = False) -> Settings:
+    """And logs as they say, unless a person reads them: what runs on and on has no reader at its side."""
     from erp_sync.logs import configure_logs
     from erp_sync.settings import load_settings
 
     settings = load_settings()
     logs, given = settings.logs, click.get_current_context().find_root().params
-    if given["json_logs"] or logs.format == "json":
+    form = "json" if given["json_logs"] else logs.format or ("json" if service else "text")
+    if form == "json" or service:
         configure_logs(
-            "json",
+            form,
             stream=sys.stderr,
             level=logging.DEBUG if given["verbose"] else logs.threshold,
             environment=logs.environment,

@@ -32,6 +32,7 @@ FIELDS = frozenset(
         *("milliseconds", "minutes_to_erp", "attempts", "until", "cause"),
         *("found", "sent", "adopted", "refused", "invalid", "cancelled", "incidents", "due", "in_doubt"),
         *("asked", "changed", "told", "kept", "too_late", "cancel_refused"),
+        *("source", "event_id", "peer"),
         *("skus", "different", "written", "raised", "lowered", "held_back", "failed", "guard"),
     }
 )

@@ -58,12 +58,17 @@ class Ledger(
 
 
 def open_ledger(
-    url: str, *, clock: Callable[[], datetime] | None = None, steady: Callable[[], float] | None = None
+    url: str,
+    *,
+    clock: Callable[[], datetime] | None = None,
+    steady: Callable[[], float] | None = None,
+    check: bool = True,
 ) -> Ledger:
     """The ledger at a SQLAlchemy URL, of SQLite, MySQL or MariaDB. It must have been migrated.
 
     `clock` replaces the database's clock, and is asked every time. It may jump as tests please; only with `steady`,
-    the seconds that really passed, a jump ahead is noticed.
+    the seconds that really passed, a jump ahead is noticed. Without `check` the database is not asked for anything yet,
+    and need not be there: `check_revision` is then for later.
 
     Raises LedgerUnavailable; and Misconfigured for a wrong URL, password or database, or an older or newer schema.
     """
@@ -90,7 +95,8 @@ def open_ledger(
         jumped=jumped if watched else None,
     )
     ledger = Ledger(database, source, asks_database=asks_database)
-    check_revision(database)
+    if check:
+        check_revision(database)
     return ledger
 
 

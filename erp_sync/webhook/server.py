@@ -1,0 +1,229 @@
+"""The receiver on a socket: uvicorn, and the patience that it lacks with clients that are slow on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import resource
+import signal
+import socket
+import ssl
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from erp_sync.errors import Misconfigured
+from erp_sync.webhook.app import LONGEST_HEADERS
+
+logger = logging.getLogger(__name__)
+
+HEAD_SECONDS = 5.0
+"""In which the headers of a request must have arrived, counted from the connection's beginning or the last answer."""
+REQUEST_SECONDS = 12.0
+"""In which the rest of it must be over, the answer taken included."""
+MOST_CONNECTIONS = 512
+MOST_FILES = 4096
+"""Connections whose TLS handshake is not over are no connections yet, and end after HEAD_SECONDS."""
+END_SECONDS = 5
+"""So long a request in progress is waited for at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where it listens, and what it believes."""
+
+    host: str = "127.0.0.1"
+    port: int = 8091
+    """0 takes any free one."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    behind_proxy: bool = False
+    """TLS ends at a proxy: plain HTTP beyond loopback is meant."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks whose X-Forwarded-For names the sender in the log; of nobody else it is believed."""
+
+
+def serve(app: Starlette, listening: Listening) -> None:
+    """Until SIGTERM or SIGINT; then requests in progress are answered, and the interpreter ends in an orderly way.
+
+    Raises Misconfigured where it must not or cannot listen.
+    """
+    server = WebhookServer(app, listening)
+    # uvicorn gives the signal on once it is done: then it ends the program, by way of what must be closed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    _many_files()
+    server.run()
+
+
+class WebhookServer(uvicorn.Server):
+    """Bound to its address once it is made; `run` serves until `should_exit` is set. Raises Misconfigured."""
+
+    def __init__(self, app: Starlette, listening: Listening) -> None:
+        tls = _tls(listening)
+        if tls is None and not listening.behind_proxy and not _is_loopback(listening.host):
+            raise Misconfigured(
+                f"--host {listening.host}: plain HTTP is for loopback only: give --tls-cert and --tls-key, or "
+                "--behind-proxy where TLS ends at a proxy"
+            )
+        for proxy in listening.trusted_proxies:
+            _check_proxy(proxy)
+        self._listener = _listen(listening)
+        shown = f"[{listening.host}]" if ":" in listening.host else listening.host
+        self.url = f"{'https' if tls else 'http'}://{shown}:{self._listener.getsockname()[1]}"
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            loop="asyncio",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            log_level="warning",
+            proxy_headers=bool(listening.trusted_proxies),
+            forwarded_allow_ips=list(listening.trusted_proxies),
+            server_header=False,
+            date_header=False,
+            h11_max_incomplete_event_size=LONGEST_HEADERS,
+            timeout_keep_alive=int(HEAD_SECONDS),
+            timeout_graceful_shutdown=END_SECONDS,
+            ssl_context_factory=(lambda *_: tls) if tls is not None else None,
+        )
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
+        """As uvicorn's own, with a limit on TLS handshakes."""
+        await self.lifespan.startup()
+        tls = self.config.ssl
+        server = await asyncio.get_running_loop().create_server(
+            partial(_Impatient, self.config, self.server_state, self.lifespan.state),
+            sock=self._listener,
+            ssl=tls,
+            backlog=self.config.backlog,
+            ssl_handshake_timeout=HEAD_SECONDS if tls else None,
+            ssl_shutdown_timeout=HEAD_SECONDS if tls else None,
+        )
+        self.servers = [server]
+        self.started = True
+        logger.info("listening on %s", self.url, extra={"event": "webhook.listening", "flow": "webhook"})
+
+
+class _Impatient(H11Protocol):
+    """A connection that is given HEAD_SECONDS for each request's headers and REQUEST_SECONDS for the rest of it,
+    however its bytes trickle in. One too many ends the one that has kept us waiting for headers the longest."""
+
+    _patience: asyncio.TimerHandle | None = None
+    _served: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            _longest_without_request(self.connections)._give_up()
+        self._wait(HEAD_SECONDS)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle is not self._served:
+            self._served = self.cycle
+            if not self.cycle.response_complete:
+                self._wait(REQUEST_SECONDS)
+
+    def on_response_complete(self) -> None:
+        self._wait(HEAD_SECONDS)
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._patience = self.loop.call_later(seconds, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        self.transport.abort()
+
+
+def _longest_without_request(connections: Any) -> _Impatient:
+    idle = [one for one in connections if one.cycle is None or one.cycle.response_complete]
+    longest: _Impatient = min(idle or connections, key=lambda one: one._patience.when() if one._patience else 0.0)
+    return longest
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_proxy(proxy: str) -> None:
+    try:
+        ipaddress.ip_network(proxy)
+    except ValueError:
+        raise Misconfigured(
+            f"--trusted-proxies {proxy!r}: give the proxy's address, or its network such as 10.0.3.0/24"
+        ) from None
+
+
+def _tls(listening: Listening) -> ssl.SSLContext | None:
+    if listening.tls_cert is None and listening.tls_key is None:
+        return None
+    if listening.tls_cert is None or listening.tls_key is None:
+        raise Misconfigured("--tls-cert and --tls-key belong together: give both files, as PEM")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # Without a terminal nobody can type a password.
+        context.load_cert_chain(listening.tls_cert, listening.tls_key, password=_no_password)
+    except (OSError, _Encrypted) as error:
+        raise Misconfigured(
+            f"--tls-cert {listening.tls_cert} and --tls-key {listening.tls_key} cannot be used: {error}"
+        ) from None
+    return context
+
+
+class _Encrypted(Exception):
+    pass
+
+
+def _no_password() -> str:
+    raise _Encrypted("the key has a password: give one without")
+
+
+def _listen(listening: Listening) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            listening.host, listening.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Misconfigured(f"--host {listening.host}: {error.strerror}") from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise Misconfigured(f"--host {listening.host} --port {listening.port}: {error.strerror}") from None
+    return listener
+
+
+def _many_files() -> None:
+    """A connection is a file: shells allow 1024 where the system allows far more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
