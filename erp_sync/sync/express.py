@@ -33,6 +33,7 @@ from erp_sync.sync.pipeline import BATCH, EVERYTHING, Pass, Pipeline, Pools
 from erp_sync.sync.results import OrdersResult
 
 if TYPE_CHECKING:
+    from erp_sync.settings import Settings
     from erp_sync.sync.connections import Connections
 
 logger = logging.getLogger(__name__)
@@ -53,30 +54,31 @@ _OPEN = (LedgerState.DUE, LedgerState.SENDING, LedgerState.IN_DOUBT)
 
 
 class Express:
-    """One per process. `observe` is told once a minute what was done in it, from a thread of its own here."""
+    """One per process. Neither shop nor ledger nor ERP need to be there when it starts.
+
+    `connect` opens what it works with, and is asked again until that succeeds; `close` closes it. `observe` is told
+    once a minute what was done in it; it must not wait.
+    """
 
     def __init__(
         self,
-        connections: Connections,
+        settings: Settings,
+        connect: Callable[[], Connections],
         observe: Callable[[OrdersResult], None] = lambda _: None,
         *,
         tell_seconds: float = TELL_SECONDS,
     ) -> None:
-        flow = connections.orders_flow()
-        self._sources = connections.settings.webhook.sources
-        self._shop = connections.shop
-        self._ledger = connections.ledger
-        self._finder = flow.finder
-        self._tools = flow.tools
+        self._sources = settings.webhook.sources
+        self._connect = connect
         self._observe = observe
         self._tell_seconds = tell_seconds
-        senders = connections.settings.erp.max_parallel
+        senders = settings.erp.max_parallel
         with log_context(flow="webhook"):
-            self._pools = Pools(connections.settings.erp.max_parallel_writes, pipelines=senders)
+            self._pools = Pools(settings.erp.max_parallel_writes, pipelines=senders)
         self._permits = threading.Semaphore(senders)
-        self._threads = [
-            *(threading.Thread(target=self._work, name=f"express-{n}", daemon=True) for n in range(senders + 1)),
-            threading.Thread(target=self._keep_time, name="express-time", daemon=True),
+        self._time = threading.Thread(target=self._keep_time, name="express-time", daemon=True)
+        self._workers = [
+            threading.Thread(target=self._work, name=f"express-{n}", daemon=True) for n in range(senders + 1)
         ]
         self._turn = threading.Condition()
         """Guards everything below."""
@@ -89,8 +91,7 @@ class Express:
         self._closing = threading.Event()
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._time.start()
 
     def notify(self, hint: Hint) -> None:
         """There is a new hint in the inbox. Returns at once, and never raises."""
@@ -105,7 +106,8 @@ class Express:
             self._turn.notify_all()
             for pipeline in self._pipelines:
                 pipeline.stop()
-        for thread in self._threads:
+        # The one that keeps the time is the last: it tells what the others did, and closes what they used.
+        for thread in (*self._workers, self._time):
             if thread.is_alive():
                 thread.join(max(0.0, give_up - time.monotonic()))
         self._pools.close(wait=False)
@@ -228,7 +230,7 @@ class Express:
 
     def _send_the_rest(self) -> None:
         """Orders that came while every sender was busy."""
-        while self._orders and not self._closing.is_set() and self._permits.acquire(blocking=False):
+        while self._orders and not self._is_resting() and self._permits.acquire(blocking=False):
             try:
                 look = _Look()
                 look.entries = {entry.order_id: entry for entry in self.next(BATCH)}
@@ -236,6 +238,9 @@ class Express:
                     self._send(look)
             finally:
                 self._permits.release()
+
+    def _is_resting(self) -> bool:
+        return self._closing.is_set() or time.monotonic() < self._rest_until
 
     def next(self, limit: int) -> list[Entry]:
         """Of the orders that wait in mind; others may have sent them since."""
@@ -263,6 +268,9 @@ class Express:
 
     def _keep_time(self) -> None:
         with log_context(flow="webhook"):
+            connections = self._open()
+            if connections is None:
+                return
             tell_at = time.monotonic() + self._tell_seconds
             pause = 0.0
             while not self._closing.wait(pause):
@@ -275,7 +283,27 @@ class Express:
                 if time.monotonic() >= tell_at:
                     tell_at = time.monotonic() + self._tell_seconds
                     self._tell()
+            for thread in self._workers:
+                thread.join()
             self._tell()
+            connections.close()
+
+    def _open(self) -> Connections | None:
+        """None: closed before that."""
+        while not self._closing.is_set():
+            try:
+                connections = self._connect()
+            except (Unavailable, Misconfigured) as failure:
+                logger.warning("what webhooks tell waits in the inbox: %s", failure)
+                self._closing.wait(REST_SECONDS)
+                continue
+            flow = connections.orders_flow()
+            self._shop, self._ledger = connections.shop, connections.ledger
+            self._finder, self._tools = flow.finder, flow.tools
+            for thread in self._workers:
+                thread.start()
+            return connections
+        return None
 
     def _scan(self) -> None:
         """Hints of a process that died, of those that found no room, and those whose pause is over."""
