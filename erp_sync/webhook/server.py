@@ -123,9 +123,9 @@ class _Impatient(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._wait(HEAD_SECONDS)
         if len(self.connections) > MOST_CONNECTIONS:
             _longest_without_request(self.connections)._give_up()
-        self._wait(HEAD_SECONDS)
 
     def handle_events(self) -> None:
         super().handle_events()
