@@ -506,17 +506,20 @@ def webhook(
     from erp_sync.webhook.server import Listening, serve
 
     settings = _settings(service=True)
-    check_settings(settings)
     context = click.get_current_context()
     ledger = open_ledger(settings.require_ledger_url(), check=False)
     context.call_on_close(ledger.close)
     express = Express(settings, lambda: open_connections(settings), _observations(context))
     context.call_on_close(express.close)
     app = receiver(settings, ledger, notify=express.notify)
-    express.start()
-    # What is loaded by now stays: no collection of garbage walks through it any more while an order waits.
-    gc.freeze()
-    serve(app, Listening(host, port, tls_cert, tls_key, behind_proxy, tuple(trusted_proxies)))
+    check_settings(settings)
+
+    def begin() -> None:
+        express.start()
+        # What is loaded by now stays: no collection of garbage walks through it any more while an order waits.
+        gc.freeze()
+
+    serve(app, Listening(host, port, tls_cert, tls_key, behind_proxy, tuple(trusted_proxies)), begin)
 
 
 def _observations(context: click.Context) -> Callable[[OrdersResult], None]:
