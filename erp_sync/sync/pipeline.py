@@ -358,6 +358,7 @@ class Pipeline:
                 self._give_back([item.entry for item in items])
             elif match.created:
                 created[key] = items
+                self._when(self._pools.writers, lambda: self._or_fail(self._customers.rest, match), lambda _: None)
             else:
                 self._send_all(items, match)
             if created and not waiting:
