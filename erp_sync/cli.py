@@ -6,9 +6,11 @@ settings or credentials.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -562,9 +564,10 @@ def webhook(
 ) -> None:
     """Receive the shop's webhooks: POST /webhooks/SOURCE, for each [webhook.sources.SOURCE] of the settings.
 
-    A webhook whose signature is right is stored in the ledger and confirmed; only the order's id is taken from it.
-    Needs ERP_SYNC_LEDGER_URL and ERP_SYNC_WEBHOOK_SECRETS; neither the ledger nor the ERP has to be there when it
-    starts. GET /healthz says whether the process answers, GET /readyz whether an event could be stored now.
+    A webhook whose signature is right is stored in the ledger and confirmed; only the order's id is taken from it. That
+    order is then read from the shop and sent at once; with DAGSTER_HOME, Dagster is told of it once a minute. Neither
+    shop nor ledger nor ERP has to be there when it starts. GET /healthz says whether the process answers, GET /readyz
+    whether an event could be stored now.
 
     \b
     On one machine with the shop:  erp-sync webhook
@@ -572,14 +575,36 @@ def webhook(
     Behind nginx or an ALB:        erp-sync webhook --host 10.0.3.7 --behind-proxy --trusted-proxies 10.0.3.0/24
     """
     from erp_sync.ledger.ledger import open_ledger
+    from erp_sync.sync.connections import check_settings, open_connections
+    from erp_sync.sync.express import Express
     from erp_sync.webhook.app import receiver
     from erp_sync.webhook.server import Listening, serve
 
     settings = _settings(service=True)
+    context = click.get_current_context()
     ledger = open_ledger(settings.require_ledger_url(), check=False)
-    click.get_current_context().call_on_close(ledger.close)
-    listening = Listening(host, port, tls_cert, tls_key, behind_proxy, tuple(trusted_proxies))
-    serve(receiver(settings, ledger), listening)
+    context.call_on_close(ledger.close)
+    express = Express(settings, lambda: open_connections(settings), _observations(context))
+    context.call_on_close(express.close)
+    app = receiver(settings, ledger, notify=express.notify)
+    check_settings(settings)
+
+    def begin() -> None:
+        express.start()
+        # What is loaded by now stays: no collection of garbage walks through it any more while an order waits.
+        gc.freeze()
+
+    serve(app, Listening(host, port, tls_cert, tls_key, behind_proxy, tuple(trusted_proxies)), begin)
+
+
+def _observations(context: click.Context) -> Callable[[OrdersResult], None]:
+    if not os.environ.get("DAGSTER_HOME"):
+        return lambda _: None
+    from erp_sync.defs.observations import Observations
+
+    observations = Observations()
+    context.call_on_close(observations.close)
+    return observations.note
 
 
 def _settings(*, service: bool = False) -> Settings:

@@ -36,11 +36,13 @@ from erp_sync.ledger.ledger import open_ledger
 from erp_sync.settings import load_settings
 from erp_sync.sync import asking
 from erp_sync.sync.connections import Connections, open_connections
+from erp_sync.sync.express import Express
 from erp_sync.sync.orders import OrdersFlow
 from erp_sync.sync.pipeline import EVERYTHING, Window
 from erp_sync.sync.statuses import StatusesFlow
 
 LEDGER_WRITES = frozenset({"add", "change", "change_customer", "claim_mark", "set_mark", "remember_early"})
+INBOX_WRITES = frozenset({"hints_seen", "look_again"})
 ERP_READS = frozenset({"find_orders", "read_orders", "find_customers", "customer"})
 ERP_WRITES = frozenset({"create_order", "create_customer"})
 STATUS_WRITES = frozenset({"change_statuses", "statuses_unchanged", "set_mark", "heal_statuses"})
@@ -58,7 +60,7 @@ class Task:
     it lives. `ahead`: seconds by which its ledger's clock is
     ahead, so that the leases and settle times of a dead worker are over; it grows until nothing waits any more."""
 
-    flow: Literal["orders", "statuses"] = "orders"
+    flow: Literal["orders", "statuses", "webhook"] = "orders"
     kill_at: tuple[str, int] | None = None
     ahead: float = 0.0
     days: tuple[date, ...] | None = None
@@ -67,6 +69,8 @@ class Task:
     """Whether it tells its steps: somebody must read them before there are thousands."""
     passes: int = 2
     """Of the statuses flow: an order that has gone counts at the second look."""
+    hints: tuple[str, ...] = ()
+    """Of the webhook flow: the order ids that it is told of, one event each."""
 
 
 class Worker:
@@ -232,7 +236,7 @@ def _work(environment: dict[str, str], task: Task, log: str, tell: Connection) -
     # A worker's passes follow one another at once, those of a deployment by minutes.
     asking.SECOND_LOOK = timedelta()
     steps = _Steps(task.kill_at, tell) if task.tells else None
-    work = run_statuses if task.flow == "statuses" else _orders
+    work = {"orders": _orders, "statuses": run_statuses, "webhook": _webhook}[task.flow]
     failure = work(connections, task, steps, clock)
     if failure is not None:
         print(failure, file=sys.stderr, flush=True)
@@ -253,6 +257,28 @@ def _orders(connections: Connections, task: Task, steps: Steps | None, clock: Cl
         clock.ahead += timedelta(seconds=task.ahead)
         failure = flow.run(window, sweep=True).failure
     return failure
+
+
+def _webhook(connections: Connections, task: Task, steps: Steps | None, _clock: Clock) -> ErpSyncError | None:
+    ledger: Any = connections.ledger
+    erp: Any = connections.erp
+    if steps is not None:
+        ledger = Mortal(ledger, steps, LEDGER_WRITES | INBOX_WRITES)
+        erp = Mortal(erp, steps, ERP_READS | ERP_WRITES)
+    express = Express(connections.settings, lambda: replace(connections, ledger=ledger, erp=erp))
+    express.start()
+    for order_id in task.hints:
+        hint = connections.ledger.receive("loja", f"of {order_id}", order_id)
+        assert hint is not None
+        express.notify(hint)
+    give_up = time.monotonic() + 20
+    while time.monotonic() < give_up:
+        entries = connections.ledger.entries(task.hints)
+        if len(entries) == len(task.hints) and all(entry.verified_at for entry in entries.values()):
+            break
+        time.sleep(0.02)
+    express.close()
+    return None
 
 
 def run_statuses(connections: Connections, task: Task, steps: Steps | None, clock: Clock) -> ErpSyncError | None:

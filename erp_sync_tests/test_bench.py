@@ -19,11 +19,25 @@ from erp_sync_tests.bench.statuses import poll
 from erp_sync_tests.bench.stock import FORMS, follow
 from erp_sync_tests.bench.tick import tick
 from erp_sync_tests.bench.torture import torture
+from erp_sync_tests.bench.webhook import latency, sale
 
 
 @pytest.mark.parametrize(
     "name",
-    ["checks", "drain", "imports", "latency", "memory", "month", "reconcile", "statuses", "stock", "tick", "torture"],
+    [
+        "checks",
+        "drain",
+        "imports",
+        "latency",
+        "memory",
+        "month",
+        "reconcile",
+        "statuses",
+        "stock",
+        "tick",
+        "torture",
+        "webhook",
+    ],
 )
 def test_a_benchmark_says_how_it_is_used(name: str) -> None:
     command = [sys.executable, "-m", f"erp_sync_tests.bench.{name}", "--help"]
@@ -45,6 +59,18 @@ def test_drain_asks_the_erp_once_per_order_and_a_little_more() -> None:
     assert drained.requests["create_customer"] == 20
     assert 0 < drained.ratio < 1
     assert drained.requests_per_order < 2.5
+
+
+def test_a_webhook_s_order_is_in_the_erp_after_three_calls_and_two_more_read_it_back() -> None:
+    found = latency(10, 1, latency_ms=20, new=False)
+    assert found.requests == {"token": 0, "read": 40, "create_order": 10}
+    assert 0 < found.own_ms["p50"] < found.total_ms["p50"]
+
+
+def test_a_sale_that_the_ledger_breaks_off_loses_and_doubles_nothing() -> None:
+    sold = sale(15, 2, per_second=40, restart=True)
+    assert (sold.lost, sold.twice, sold.verdict) == (0, 0, "every order is exact")
+    assert sold.webhooks == 30
 
 
 def test_a_tick_is_one_statement_over_a_range() -> None:

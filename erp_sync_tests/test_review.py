@@ -56,17 +56,17 @@ class _Blocked:
 
     def __init__(self, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
         self.flow = work.connections.orders_flow()
-        match = self.flow._tools.customers.match
+        match = self.flow.tools.customers.match
 
         def last_is_blocked(customers: Any) -> dict[str, Match]:
             batch = list(customers)
             missing = [customer for customer in batch if customer_key(customer) not in match(batch)]
             for customer in missing:
-                self.flow._tools.customers.create(customer, work.connections.ledger.now())
+                self.flow.tools.customers.create(customer, work.connections.ledger.now())
             problem = Problem("customer", "x", "is blocked")
             return {**match(batch), customer_key(batch[-1]): Match(problem=problem)}
 
-        monkeypatch.setattr(self.flow._tools.customers, "match", last_is_blocked)
+        monkeypatch.setattr(self.flow.tools.customers, "match", last_is_blocked)
 
 
 def test_an_order_whose_customer_is_blocked_waits_until_somebody_changes_something(
@@ -93,7 +93,7 @@ def test_a_ledger_that_is_away_for_a_moment_does_not_keep_a_pass_busy_for_ever(
         time.sleep(1)
         raise LedgerUnavailable("away")
 
-    monkeypatch.setattr(flow._tools.sender, "settle", away)
+    monkeypatch.setattr(flow.tools.sender, "settle", away)
     results: list[OrdersResult] = []
     passing = threading.Thread(target=lambda: results.append(flow.run()), daemon=True)
     passing.start()

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import requests
+import sqlalchemy as sa
 
 from erp_sync import cli
 from erp_sync.ledger.ledger import Ledger, open_ledger
 from erp_sync.ledger.migrate import migrate
+from erp_sync.ledger.tables import inbox
 from erp_sync.webhook import server as serving_module
 from erp_sync.webhook.app import receiver
 from erp_sync.webhook.server import Listening
@@ -25,6 +27,7 @@ from erp_sync_tests.certificates import Authority
 from erp_sync_tests.webhooks import (
     BODY,
     JSON,
+    NOWHERE,
     SECRETS,
     Command,
     connect,
@@ -167,6 +170,7 @@ def _command(
         "ERP_SYNC_CONFIG": str(write_config(folder)),
         "ERP_SYNC_LEDGER_URL": "mysql+pymysql://u:s3cr3t-c4n4ry@127.0.0.1:1/nothing-is-there",
         "ERP_SYNC_WEBHOOK_SECRETS": json.dumps(SECRETS),
+        **NOWHERE,
         **environment,
     }
     for name, value in given.items():
@@ -182,7 +186,7 @@ def _command(
 
 def test_it_starts_without_a_ledger_and_ends_when_told(tmp_path: Path) -> None:
     """And what is on its way then is answered."""
-    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    url = f"sqlite:///{tmp_path / 'later' / 'ledger.sqlite'}"
     command = Command(tmp_path, url)
     try:
         assert [requests.get(f"{command.url}/{path}", timeout=5).status_code for path in ("healthz", "readyz")] == [
@@ -190,6 +194,7 @@ def test_it_starts_without_a_ledger_and_ends_when_told(tmp_path: Path) -> None:
             503,
         ]
         assert good(command.url).status_code == 503
+        (tmp_path / "later").mkdir()
         migrate(url)
         assert good(command.url).status_code == 202
         body = order_body()
@@ -220,5 +225,6 @@ def test_killed_right_after_its_answer_the_event_is_there(database_url: str, tmp
         command.close()
     ledger = open_ledger(database_url)
     assert [(source, event) for source, event, _ in stored(ledger)] == [("padrao", "msg_1")]
-    assert [hint.event_id for hint in ledger.waiting_hints(10)] == ["msg_1"], "it is looked at by whoever comes next"
+    waiting = ledger.database.rows(sa.select(inbox.c.event_id).where(inbox.c.next_at.is_not(None)))
+    assert [row.event_id for row in waiting] == ["msg_1"], "it is looked at by whoever comes next"
     ledger.close()

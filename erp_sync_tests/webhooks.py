@@ -40,6 +40,15 @@ SOURCES = {
     "padrao": {"scheme": "standard"},
 }
 SECRETS = {"loja": SPATIE_SECRET, "fila": [NEW_SECRET, OLD_SECRET], "padrao": STANDARD_SECRET}
+NOWHERE = {
+    "ERP_SYNC_SHOP_URL": "sqlite:///no-shop.sqlite",
+    "ERP_SYNC_SHOP_PROFILE": "laravel",
+    "ERP_SYNC_ERP_URL": "http://127.0.0.1:1/rest",
+    "ERP_SYNC_ERP_USER": "svc.loja",
+    "ERP_SYNC_ERP_PASSWORD": "nobody-asks-for-it",
+    "ERP_SYNC_ERP_TENANT": "01,0101",
+}
+"""Neither shop nor ERP is there."""
 BODY = rb'{"event":"order.paid","order_id":42,"cliente":"Jo\u00e3o \/ caf\u00e9"}'
 NOW = 1777888800
 """The time of the contract's vector."""
@@ -143,30 +152,27 @@ def write_config(folder: Path) -> Path:
     """The file of settings with SOURCES."""
     path = folder / "webhook.toml"
     with path.open("w") as file:
+        file.write("[orders]\nstart_day = 2026-01-01\n")
         for name, source in SOURCES.items():
             file.write(f"[webhook.sources.{name}]\n")
             file.writelines(f'{key} = "{value}"\n' for key, value in source.items())
     return path
 
 
-class Command:
-    """`erp-sync webhook` as a process of its own."""
+class Receiver:
+    """`erp-sync webhook` as a process of its own, with this process's environment and the secrets of all sources."""
 
-    def __init__(self, folder: Path, ledger_url: str, *options: str) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("ERP_SYNC_")}
-        mine = {
-            "ERP_SYNC_CONFIG": str(write_config(folder)),
-            "ERP_SYNC_LEDGER_URL": ledger_url,
-            "ERP_SYNC_WEBHOOK_SECRETS": json.dumps(SECRETS),
-        }
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        given = {**os.environ, "ERP_SYNC_WEBHOOK_SECRETS": json.dumps(SECRETS), **environment}
         self._said = folder / "webhook.log"
+        before = self._said.stat().st_size if self._said.exists() else 0
         program = str(Path(sys.executable).parent / "erp-sync")
         with self._said.open("ab") as said:
             self.process = subprocess.Popen(
-                [program, "webhook", "--port", "0", *options], env={**kept, **mine}, stdout=said, stderr=said
+                [program, "webhook", "--port", "0", *options], env=given, stdout=said, stderr=said
             )
         give_up = time.monotonic() + 30
-        while not (found := re.search(r"listening on (https?://[^\s\"]+:(\d+))", self.log)):
+        while not (found := re.search(r"listening on (https?://[^\s\"]+:(\d+))", self.log[before:])):
             assert self.process.poll() is None, self.log
             assert time.monotonic() < give_up, self.log
             time.sleep(0.02)
@@ -195,6 +201,14 @@ class Command:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(20)
+
+
+class Command(Receiver):
+    """With a ledger, and nothing else."""
+
+    def __init__(self, folder: Path, ledger_url: str, *options: str) -> None:
+        config = str(write_config(folder))
+        super().__init__(folder, *options, ERP_SYNC_CONFIG=config, ERP_SYNC_LEDGER_URL=ledger_url, **NOWHERE)
 
 
 def order_body() -> bytes:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, insert, select, tuple_, update
+from sqlalchemy import Connection, and_, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from erp_sync.ledger.part import LedgerPart
 from erp_sync.ledger.tables import inbox
+
+IN_HAND = timedelta(seconds=10)
+"""How long a hint is left to the process that has it; then that one is gone, or could not look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +31,14 @@ class Hint:
 
 class Inbox(LedgerPart):
     def receive(self, source: str, event_id: str, reference: str) -> Hint | None:
-        """Keep an event; it is durable when this returns. None: the source has sent it before."""
+        """Keep an event, in the caller's hands; it is durable when this returns. None: its source sent it before."""
         now = self.now()
         row = {
             "source": source,
             "event_id": event_id,
             "reference": reference,
             "received_at": now,
-            "next_at": now,
+            "next_at": now + IN_HAND,
             "looks": 0,
         }
         found = select(inbox.c.received_at).where(inbox.c.source == source, inbox.c.event_id == event_id)
@@ -52,26 +55,33 @@ class Inbox(LedgerPart):
 
         return Hint(source, event_id, reference, now) if self._database.write(work, landed) else None
 
-    def waiting_hints(self, limit: int) -> Sequence[Hint]:
-        """Those whose time to be looked at has come, the oldest first."""
+    def take_hints(self, limit: int) -> Sequence[Hint]:
+        """Those that wait and are in nobody's hands, the oldest first: in the caller's now. Two who take at the same
+        moment may both get one."""
+        now = self.now()
         query = (
             select(inbox.c.source, inbox.c.event_id, inbox.c.reference, inbox.c.received_at, inbox.c.looks)
-            .where(inbox.c.next_at <= self.now())
+            .where(inbox.c.next_at <= now)
             .order_by(inbox.c.next_at, inbox.c.received_at)
             .limit(limit)
         )
-        return [Hint(*tuple(row)) for row in self._database.rows(query)]
+        hints = [Hint(*tuple(row)) for row in self._database.rows(query)]
+        self._set(hints, next_at=now + IN_HAND)
+        return hints
 
     def hints_seen(self, hints: Collection[Hint]) -> None:
         """Their orders were looked at: nothing is left to do for them here."""
         self._set(hints, next_at=None)
 
-    def look_again(self, hint: Hint, at: datetime) -> None:
-        """The order was not there yet."""
-        self._set([hint], next_at=at, looks=hint.looks + 1)
+    def look_again(self, hints: Collection[Hint], at: datetime) -> None:
+        """Their orders were not there yet; in nobody's hands until then."""
+        for looks in {hint.looks for hint in hints}:
+            self._set([hint for hint in hints if hint.looks == looks], next_at=at, looks=looks)
 
     def _set(self, hints: Collection[Hint], **values: datetime | int | None) -> None:
         keys = [(hint.source, hint.event_id) for hint in hints]
         if keys:
-            change = update(inbox).where(tuple_(inbox.c.source, inbox.c.event_id).in_(keys)).values(**values)
+            # What was seen stays seen, whoever else had it in hand.
+            waits = and_(inbox.c.next_at.is_not(None), tuple_(inbox.c.source, inbox.c.event_id).in_(keys))
+            change = update(inbox).where(waits).values(**values)
             self._database.write(lambda connection: connection.execute(change))

@@ -15,7 +15,7 @@ from erp_sync.ledger.ledger import Ledger, open_ledger
 from erp_sync.ledger.migrate import migrate
 from erp_sync.settings import Settings
 from erp_sync.shop.database import Shop, open_shop
-from erp_sync.shop.profile import load_profile
+from erp_sync.shop.profile import Profile, load_profile
 from erp_sync.shop.statuses import ShopStatuses, open_shop_statuses
 from erp_sync.shop.stock import ShopStock, open_shop_stock
 from erp_sync.slack import Slack
@@ -83,18 +83,26 @@ class Connections:
         return Announcer(self.ledger, slack, self.settings, zone=self.shop.business_timezone)
 
 
+def check_settings(settings: Settings) -> Profile:
+    """Raises Misconfigured for the first setting that is missing or wrong, as far as no network is needed to see it."""
+    settings.require_start_day()
+    profile = load_profile(settings.shop_profile)
+    settings.require_shop_url()
+    settings.require_ledger_url()
+    settings.require_erp()
+    return profile
+
+
 def open_connections(settings: Settings) -> Connections:
     """Raises Misconfigured for the first setting that is missing or wrong; the ledger's schema is brought up to date.
 
     The shop and the ERP are not asked before they are needed.
     """
-    settings.require_start_day()
-    profile = load_profile(settings.shop_profile)
+    profile = check_settings(settings)
     shop_url = settings.require_shop_url()
     shop = open_shop(shop_url, profile)
     shop_statuses, shop_stock = open_shop_statuses(shop_url, profile), open_shop_stock(shop_url, profile)
     ledger_url = settings.require_ledger_url()
-    settings.require_erp()
     migrate(ledger_url)
     ledger = open_ledger(ledger_url)
     gate = LedgerGate.from_settings(ledger, settings.erp)

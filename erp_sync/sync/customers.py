@@ -52,6 +52,8 @@ class Match:
     problem: Problem | None = None
     wait_until: datetime | None = None
     """Its create is on its way or in doubt."""
+    intended: CustomerEntry | None = None
+    """What the ledger says of its create, which is over: to be told by `rest`."""
 
 
 class _NotOurs(Exception):
@@ -109,7 +111,8 @@ class Customers:
         return _choose(rows, f"erp_customer {name}")
 
     def create(self, customer: ErpCustomer, asked_at: datetime) -> Match:
-        """Create a customer that `match`, asked after `asked_at`, did not find. Read it back before it is used.
+        """Create a customer that `match`, asked after `asked_at`, did not find. Read it back before it is used; `rest`
+        may come beside that.
 
         Raises ErpUnavailable and Misconfigured when certainly nothing was created, and LedgerUnavailable.
         """
@@ -154,9 +157,13 @@ class Customers:
         except (ErpUnavailable, Misconfigured):
             self._nothing_left(intended)
             raise
-        if intended is not None:
-            self._ledger.change_customer(intended, replace(intended, version=intended.version + 1, next_at=None))
-        return Match(codes=frozenset({code}), chosen=code, created=True)
+        return Match(codes=frozenset({code}), chosen=code, created=True, intended=intended)
+
+    def rest(self, created: Match) -> None:
+        """Its create is over. Until the ledger is told, or its lease is over, nobody creates this customer anew."""
+        if created.intended is not None:
+            over = replace(created.intended, version=created.intended.version + 1, next_at=None)
+            self._ledger.change_customer(created.intended, over)
 
     def _nothing_left(self, intended: CustomerEntry | None) -> None:
         if intended is not None:

@@ -120,6 +120,17 @@ class Finder:
         self._take(heads, found, sweeping=False)
         return found
 
+    def newborn(self, heads: Sequence[OrderHead]) -> list[tuple[Entry, Event]]:
+        """What `look_at` would add of these orders if the ledger knows none of them. Safe from several threads."""
+        return self._newborn(heads, sweeping=False)
+
+    def reopen(self, entries: Sequence[Entry], heads: Sequence[OrderHead]) -> bool:
+        """What `look_at` would do for these entries of settled orders. Returns whether one is due again. Safe from
+        several threads."""
+        found = Found()
+        self._reopen([entry for entry in entries if _may_change(entry)], heads, found)
+        return found.again > 0
+
     def problems(self, order: Order) -> tuple[Problem, ...]:
         """What keeps the order out of every partition or without an id, whoever asks for it."""
         return self._first_sight(order.number, order.ordered_at, order.business_day, self._shop_now() + CLOCK_SLACK)
@@ -150,8 +161,7 @@ class Finder:
             self._known.update((head.order_id, head) for head in fresh)
 
     def _add(self, heads: Sequence[OrderHead], found: Found, sweeping: bool) -> None:
-        now = self._ledger.now()
-        rows = [_entry(head, now, problems) for head, problems in self._wanted(heads, sweeping)]
+        rows = self._newborn(heads, sweeping)
         self._ledger.add(rows)
         for entry, _ in rows:
             if entry.day is None:
@@ -159,6 +169,10 @@ class Finder:
             else:
                 found.new += 1
                 found.days[entry.day] += 1
+
+    def _newborn(self, heads: Sequence[OrderHead], sweeping: bool) -> list[tuple[Entry, Event]]:
+        now = self._ledger.now()
+        return [_entry(head, now, problems) for head, problems in self._wanted(heads, sweeping)]
 
     def _wanted(self, heads: Sequence[OrderHead], sweeping: bool) -> Iterator[tuple[OrderHead, tuple[Problem, ...]]]:
         """Those that belong into the ledger, with what makes them invalid at first sight.

@@ -19,7 +19,7 @@ from erp_sync.shop.database import Shop
 from erp_sync.sync.customers import CustomerErp, Customers
 from erp_sync.sync.finding import Finder, due_again
 from erp_sync.sync.passes import orders_pass_ended
-from erp_sync.sync.pipeline import BATCH, EVERYTHING, Pass, Pipeline, Tools, Window
+from erp_sync.sync.pipeline import BATCH, EVERYTHING, DueOrders, Pass, Pipeline, Tools, Window
 from erp_sync.sync.results import OrdersResult
 from erp_sync.sync.sending import OrderErp, Sender
 
@@ -58,7 +58,7 @@ class OrdersFlow:
         self._shop = shop
         self._ledger = ledger
         self._longest_wait = timing["lease"] + timing["doubt"]
-        self._tools = Tools(
+        self.tools = Tools(
             shop=shop,
             ledger=ledger,
             sender=Sender(ledger, erp, branch=settings.erp_branch, monotonic=monotonic, **timing),
@@ -175,8 +175,9 @@ class OrdersFlow:
 
     def _drain(self, running: Pass) -> bool:
         """Everything actionable in the window. Returns whether there was anything. Raises what the system failed of."""
-        first = self._ledger.actionable(BATCH, days=running.window.days, numbers=running.window.numbers)
+        source = DueOrders(self.tools, running.window)
+        first = source.next(BATCH)
         if not first:
             return False
-        Pipeline(self._tools, running).run(first)
+        Pipeline(self.tools, source, running).run(first)
         return True

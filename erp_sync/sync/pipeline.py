@@ -11,11 +11,13 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 from erp_sync.errors import BreakerOpen, ErpSyncError, ErpUnavailable, InvalidOrder, Misconfigured, Unavailable
 from erp_sync.ledger.entry import Change, Entry, Event
@@ -58,7 +60,7 @@ class Pass:
     result: OrdersResult
     until: float
     """Monotonic: nothing new is claimed after it."""
-    progress: Callable[[OrdersResult], None]
+    progress: Callable[[OrdersResult], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,31 +83,88 @@ class _Ready:
     expected: Expected
 
 
-class Pipeline:
-    """One drain: a pool that writes to the ERP, a pool that reads from it, and the thread that ties them together."""
+class Pools:
+    """The threads of one pipeline, or of several that run side by side: none of their work waits for other work of
+    theirs."""
 
-    def __init__(self, tools: Tools, running: Pass) -> None:
+    def __init__(self, writes: int, *, pipelines: int = 1) -> None:
+        # More threads than the ERP takes calls: while one waits for the ledger's disk, another one uses its slot.
+        carry = carry_log_context()
+        self.writers = ThreadPoolExecutor(writes + max(2, writes // 2), "erp-write", carry)
+        self.readers = ThreadPoolExecutor(3 * pipelines, "erp-read", carry)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close(wait=True)
+
+    def close(self, *, wait: bool) -> None:
+        """Nothing new is begun."""
+        self.writers.shutdown(wait)
+        self.readers.shutdown(wait)
+
+
+class Source(Protocol):
+    """Where a pipeline's orders come from, and how they become its own."""
+
+    claims_late: bool
+    """Whether `claim` runs beside the look-up. Its entries must have been read before: a claim is made only to the
+    version that was read, so in between nobody else can have had the order."""
+
+    def next(self, limit: int) -> list[Entry]:
+        """Entries to be examined, at most so many. []: none now."""
+
+    def claim(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those that are ours now, as they are stored."""
+
+
+class DueOrders:
+    """Whatever is actionable in a window."""
+
+    claims_late = False
+
+    def __init__(self, tools: Tools, window: Window) -> None:
+        self._ledger = tools.ledger
+        self._window = window
+        self.claim = tools.sender.claim
+
+    def next(self, limit: int) -> list[Entry]:
+        return self._ledger.actionable(limit, days=self._window.days, numbers=self._window.numbers)
+
+
+class Pipeline:
+    """One drain: a pool that writes to the ERP, a pool that reads from it, and the thread that ties them together.
+
+    `pools`: shared with others; None: its own.
+    """
+
+    def __init__(self, tools: Tools, source: Source, running: Pass, pools: Pools | None = None) -> None:
         self._tools = tools
-        self._window = running.window
+        self._source = source
         self._result = running.result
         self._until = running.until
         self._progress = running.progress
         self._sender = tools.sender
         self._customers = tools.customers
         self._writes = tools.settings.erp.max_parallel_writes
-        # More threads than the ERP takes calls: while one waits for the ledger's disk, another one uses its slot.
-        carry = carry_log_context()
-        self._writers = ThreadPoolExecutor(self._writes + max(2, self._writes // 2), "erp-write", carry)
-        self._readers = ThreadPoolExecutor(3, "erp-read", carry)
+        self._pools = pools or Pools(self._writes)
+        self._closing: AbstractContextManager[object] = nullcontext() if pools else self._pools
         self._then: dict[Future[Any], Callable[[Any], None]] = {}
         self._outstanding = 0
         self._unread: list[tuple[Entry, Expected]] = []
         self._unsent: list[Entry] = []
         self._failure: ErpSyncError | None = None
+        self._stopped = False
         self._seconds_per_order = 0.0
 
+    def stop(self) -> None:
+        """From any thread: what is on its way to the ERP ends, everything else is given back."""
+        self._stopped = True
+
     def run(self, batch: list[Entry]) -> None:
-        with self._writers, self._readers:
+        """Raises what the system failed of, once everything is settled or given back."""
+        with self._closing:
             try:
                 self._loop(batch)
             finally:
@@ -129,11 +188,7 @@ class Pipeline:
             self._collect(timeout=0.0 if batch and self._outstanding < limit else 5.0)
             while self._outstanding >= limit and self._then:
                 self._collect(timeout=5.0)
-            batch = [] if self._stopping() else self._next(limit)
-
-    def _next(self, limit: int) -> list[Entry]:
-        ledger = self._tools.ledger
-        return ledger.actionable(limit, days=self._window.days, numbers=self._window.numbers)
+            batch = [] if self._stopping() else self._source.next(limit)
 
     def _batch_size(self) -> int:
         """So many that the last one's turn comes well within its lease, however slow the ERP is."""
@@ -141,8 +196,12 @@ class Pipeline:
             return min(BATCH, 4 * self._writes)
         return max(self._writes, min(BATCH, int(30.0 * self._writes / self._seconds_per_order)))
 
+    @property
+    def _over(self) -> bool:
+        return self._stopped or self._failure is not None
+
     def _stopping(self) -> bool:
-        return self._failure is not None or self._tools.monotonic() >= self._until
+        return self._over or self._tools.monotonic() >= self._until
 
     def _collect(self, timeout: float) -> None:
         if not self._then:
@@ -166,25 +225,29 @@ class Pipeline:
 
     def _examine(self, batch: Sequence[Entry]) -> None:
         unsent = [entry for entry in batch if entry.nothing_on_its_way]
-        claimed = self._sender.claim(unsent) if unsent else []
         others = [entry for entry in batch if not entry.nothing_on_its_way]
+        claimed: list[Entry] = []
         try:
-            self._look_up(claimed, others)
+            if not self._source.claims_late:
+                claimed = unsent = self._source.claim(unsent) if unsent else []
+            self._look_up(unsent, others, claimed)
         except (Unavailable, Misconfigured) as failure:
             self._unsent += claimed
             self._fail(failure)
 
-    def _look_up(self, claimed: Sequence[Entry], others: Sequence[Entry]) -> None:
+    def _look_up(self, unsent: Sequence[Entry], others: Sequence[Entry], claimed: list[Entry]) -> None:
+        """`claimed` is filled here where the source claims late."""
         shop_orders = {
-            order.order_id: order for order in self._tools.shop.fetch([entry.order_id for entry in (*claimed, *others)])
+            order.order_id: order for order in self._tools.shop.fetch([entry.order_id for entry in (*unsent, *others)])
         }
         mapped: dict[str, ErpOrder] = {}
-        asked: list[Entry] = []
-        for entry in claimed:
-            order = self._settled_by_shop(entry, shop_orders.get(entry.order_id))
-            if order is not None:
-                mapped[entry.order_id] = order
-                asked.append(entry)
+        settling: dict[str, Callable[[Entry], None]] = {}
+        for entry in unsent:
+            meant = self._meant(entry, shop_orders.get(entry.order_id))
+            if isinstance(meant, ErpOrder):
+                mapped[entry.order_id] = meant
+            else:
+                settling[entry.order_id] = meant
         for entry in others:
             again = shop_orders.get(entry.order_id)
             if isinstance(again, Order):
@@ -192,14 +255,24 @@ class Pipeline:
                 with suppress(InvalidOrder):
                     mapped[entry.order_id] = self._map(again)
         unread = [entry for entry in others if entry.state is LedgerState.SENT]
-        asked += [entry for entry in others if entry.state is not LedgerState.SENT]
+        doubted = [entry for entry in others if entry.state is not LedgerState.SENT]
+        asked = [*(entry for entry in unsent if entry.order_id in mapped), *doubted]
         # Before the question, and one for each: a customer created in between must not count as absent since later.
         matched_at = asked_at = self._tools.ledger.now()
-        matching = self._readers.submit(self._customers.match, [order.customer for order in mapped.values()])
+        customers = [order.customer for order in mapped.values()]
+        matching = self._submit(self._pools.readers, lambda: self._customers.match(customers))
+        asking = self._submit(self._pools.readers, lambda: self._sender.look_up(asked) if asked else (asked_at, {}))
         try:
-            asked_at, found = self._sender.look_up(asked) if asked else (asked_at, {})
+            if self._source.claims_late:
+                claimed += self._source.claim(unsent)
         finally:
-            matches = matching.result()
+            for answer in (matching, asking):
+                answer.exception()
+        matches = matching.result()
+        asked_at, found = asking.result()
+        for entry in claimed:
+            if entry.order_id in settling:
+                settling[entry.order_id](entry)
         expected: dict[str, Expected] = {}
         for order_id, order in mapped.items():
             shop_order = shop_orders[order_id]
@@ -207,28 +280,27 @@ class Pipeline:
             key = customer_key(order.customer)
             codes = matches[key].codes if key in matches else frozenset()
             expected[order_id] = Expected(order, payload_hash(shop_order), key, codes)
-        absent, changes = self._sender.judge(asked, found, asked_at, expected)
+        judged = [*(entry for entry in claimed if entry.order_id in mapped), *doubted]
+        absent, changes = self._sender.judge(judged, found, asked_at, expected)
         self._result.count(changes)
         if unread:
             self._result.count(self._sender.read_back(unread, expected))
         self._dispatch([_Ready(entry, expected[entry.order_id]) for entry in absent], matches, matched_at)
 
-    def _settled_by_shop(self, entry: Entry, order: Order | UnreadableOrder | None) -> ErpOrder | None:
-        """The order as the ERP wants it; None: the shop's row settled it, and it is not sent."""
+    def _meant(self, entry: Entry, order: Order | UnreadableOrder | None) -> ErpOrder | Callable[[Entry], None]:
+        """The order as the ERP wants it; or how its claimed entry is settled: by the shop's row, and not sent."""
         if order is None:
-            self._cancel(entry, "the shop does not have it any more: never sent")
-        elif isinstance(order, UnreadableOrder):
-            self._invalid(entry, InvalidOrder(order.problems), UNREADABLE)
-        elif order.state is not ShopState.READY:
-            self._cancel(entry, f"{order.state} in the shop before it was sent: never sent")
-        elif order.number != entry.number:
-            self._renumber(entry, order)
-        else:
-            try:
-                return self._map(order)
-            except InvalidOrder as invalid:
-                self._invalid(entry, invalid, payload_hash(order))
-        return None
+            return partial(self._cancel, why="the shop does not have it any more: never sent")
+        if isinstance(order, UnreadableOrder):
+            return partial(self._invalid, invalid=InvalidOrder(order.problems), payload=UNREADABLE)
+        if order.state is not ShopState.READY:
+            return partial(self._cancel, why=f"{order.state} in the shop before it was sent: never sent")
+        if order.number != entry.number:
+            return partial(self._renumber, order=order)
+        try:
+            return self._map(order)
+        except InvalidOrder as invalid:
+            return partial(self._invalid, invalid=invalid, payload=payload_hash(order))
 
     def _map(self, order: Order) -> ErpOrder:
         """Raises InvalidOrder, whatever is wrong with the order: one bad row never stops the others."""
@@ -286,11 +358,12 @@ class Pipeline:
                 self._give_back([item.entry for item in items])
             elif match.created:
                 created[key] = items
+                self._when(self._pools.writers, lambda: self._or_fail(self._customers.rest, match), lambda _: None)
             else:
                 self._send_all(items, match)
             if created and not waiting:
                 customers = [items[0].expected.order.customer for items in created.values()]
-                self._when(self._readers, lambda: self._or_fail(self._customers.read_back, customers), use)
+                self._when(self._pools.readers, lambda: self._or_fail(self._customers.read_back, customers), use)
 
         def use(matches: dict[str, Match] | None) -> None:
             for key, items in created.items():
@@ -302,7 +375,7 @@ class Pipeline:
         def ask(key: str, items: list[_Ready]) -> None:
             customer = items[0].expected.order.customer
             self._when(
-                self._writers,
+                self._pools.writers,
                 lambda: self._or_fail(self._customers.create, customer, asked_at),
                 lambda match: came(key, items, match),
             )
@@ -313,7 +386,7 @@ class Pipeline:
     def _send_all(self, items: Sequence[_Ready], match: Match) -> None:
         """All orders of one customer, one after the other: the ERP locks its row."""
         if match.chosen is not None:
-            self._when(self._writers, lambda: self._send(items, match), self._sent)
+            self._when(self._pools.writers, lambda: self._send(items, match), self._sent)
         elif match.problem is not None:
             event = Event("refused", str(match.problem))
             for item in items:
@@ -330,7 +403,7 @@ class Pipeline:
         changes = []
         unsent = []
         for item in items:
-            if self._failure is not None:
+            if self._over:
                 unsent.append(item.entry)
                 continue
             started = self._tools.monotonic()
@@ -365,15 +438,15 @@ class Pipeline:
         def read() -> list[Change] | None:
             return self._or_fail(self._sender.read_back, entries, expected)
 
-        self._when(self._readers, read, lambda changes: self._result.count(changes or ()))
+        self._when(self._pools.readers, read, lambda changes: self._result.count(changes or ()))
 
     def _give_back(self, entries: Sequence[Entry]) -> None:
         self._unsent += entries
         self._outstanding -= len(entries)
 
     def _or_fail(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """None: the system failed, and the pass ends."""
-        if self._failure is not None:
+        """None: the system failed, or we were told to stop: the pass ends."""
+        if self._over:
             return None
         try:
             return call(*args, **kwargs)
@@ -382,7 +455,12 @@ class Pipeline:
             return None
 
     def _when(self, pool: ThreadPoolExecutor, call: Callable[[], T], then: Callable[[T], None]) -> None:
-        self._then[pool.submit(call)] = then
+        self._then[self._submit(pool, call)] = then
+
+    @staticmethod
+    def _submit(pool: ThreadPoolExecutor, call: Callable[[], T]) -> Future[T]:
+        # What is logged of it belongs to this pipeline, whoever else uses the pool.
+        return pool.submit(copy_context().run, call)
 
 
 def _defect(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from itertools import islice
 
@@ -65,6 +65,17 @@ class OrdersResult:
                     setattr(day, name, getattr(day, name) + 1)
             if change.event.milliseconds is not None:
                 self.erp_milliseconds.append(change.event.milliseconds)
+
+    def add(self, other: OrdersResult) -> None:
+        """What another pass did; what stands at its end is left out."""
+        for name in ("found", "sent", "adopted", "refused", "invalid", "cancelled", "incidents"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.erp_milliseconds += other.erp_milliseconds
+        self.minutes_to_erp += other.minutes_to_erp
+        for day, done in other.days.items():
+            for count in fields(DayResult):
+                setattr(self.days[day], count.name, getattr(self.days[day], count.name) + getattr(done, count.name))
+        self.failure = self.failure or other.failure
 
     def p95_milliseconds(self) -> float:
         """Of the ERP's answers to creates. 0.0 if there were none."""

@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 from asyncio import sslproto
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,8 +54,9 @@ class Listening:
     """Addresses and networks whose X-Forwarded-For names the sender in the log; of nobody else it is believed."""
 
 
-def serve(app: Starlette, listening: Listening) -> None:
+def serve(app: Starlette, listening: Listening, begin: Callable[[], None] = lambda: None) -> None:
     """Until SIGTERM or SIGINT; then requests in progress are answered, and the interpreter ends in an orderly way.
+    `begin` is called once the address is ours.
 
     Raises Misconfigured where it must not or cannot listen.
     """
@@ -62,6 +64,7 @@ def serve(app: Starlette, listening: Listening) -> None:
     # uvicorn gives the signal on once it is done: then it ends the program, by way of what must be closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _room_for_connections()
+    begin()
     server.run()
 
 

@@ -29,17 +29,19 @@ def stage_on_mariadb(
     orders: Mapping[str, float] | None = None,
     statuses: Mapping[str, float] | None = None,
     stock: Mapping[str, float] | None = None,
+    more: Mapping[str, Mapping[str, object]] | None = None,
     faults: tuple[Fault, ...] = (),
     seed: int = 1,
     options: Sequence[str] = (),
 ) -> Iterator[tuple[Stage, MariaDB]]:
     """Shop and ledger on one MariaDB; this process and its children join by the environment. `erp`, `orders`,
-    `statuses` and `stock` are settings, `options` the server's."""
-    sections = {
+    `statuses`, `stock` and the sections in `more` are settings, `options` the server's."""
+    sections: dict[str, Mapping[str, object]] = {
         "erp": erp,
         "orders": {"start_day": _start_day(), **(orders or {})},
         "statuses": statuses or {},
         "stock": stock or {},
+        **(more or {}),
     }
     config = "\n".join(
         f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
