@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from erp_sync.doctor import examine
+from erp_sync.doctor.watch import examine
 from erp_sync.ledger.ledger import Ledger, open_ledger
 from erp_sync.ledger.migrate import migrate
 from erp_sync.ledger.outlet import Outlet

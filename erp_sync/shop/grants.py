@@ -3,57 +3,120 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+from erp_sync.models import Level
 from erp_sync.shop.database import Shop
 from erp_sync.shop.statement import Statement
 
-_HARMLESS = {"USAGE", "SELECT", "SHOW VIEW"}
 _GRANT = re.compile(r"GRANT (?P<rights>.+?) ON (?P<on>\S+) TO ", re.DOTALL)
 _RIGHT = re.compile(r"(?P<name>[A-Z][A-Z ]*[A-Z])(?: \((?P<columns>[^)]*)\))?")
 
 
-def check_grants(shop: Shop) -> Iterator[tuple[Literal["ok", "warning"], str, str]]:
-    """Level, message, advice. Nothing on SQLite, which has no rights.
+@dataclass(frozen=True, slots=True)
+class Right:
+    name: str
+    """SELECT; ALL PRIVILEGES."""
+    on: str
+    """`*.*`, `shop.*` or `shop.orders`, without quotes."""
+    columns: frozenset[str] = frozenset()
+    """In lower case; empty: the whole table."""
 
-    A missing right to read is known from the SELECTs that fail; here is what the user has beyond need.
-    """
+    def __str__(self) -> str:
+        return f"{self._right} ON {self.on}"
+
+    def granted_to(self, user: str) -> str:
+        """As a statement."""
+        return f"GRANT {self._right} ON {self.on} TO '{user}'@'%'"
+
+    @property
+    def _right(self) -> str:
+        return f"{self.name} ({', '.join(sorted(self.columns))})" if self.columns else self.name
+
+    def covers(self, on: str) -> bool:
+        """Whether a right on this is one on that table, or on the whole of that database (`shop.*`)."""
+        return self.on == "*.*" or _alike(self.on, on)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a user may do, by SHOW GRANTS."""
+
+    rights: tuple[Right, ...]
+    has_roles: bool
+    """What comes with a role is not among the rights."""
+
+    def has(self, right: Right) -> bool:
+        found = [one for one in self.rights if one.name in (right.name, "ALL PRIVILEGES") and one.covers(right.on)]
+        # Of a SELECT on columns the statements themselves tell whether it is enough: they are run.
+        if right.name == "SELECT" or any(not one.columns for one in found):
+            return bool(found)
+        return bool(found) and right.columns <= frozenset().union(*(one.columns for one in found))
+
+
+def granted(lines: Iterable[str]) -> Granted:
+    """`lines` are those of SHOW GRANTS."""
+    lines = list(lines)
+    return Granted(tuple(_rights(lines)), any(" ON " not in line for line in lines))
+
+
+def check_grants(shop: Shop, besides: str = "") -> Iterator[tuple[Level, str, str]]:
+    """Level, message, advice: what the user may not do and must, and what it may do beyond need. Nothing on SQLite,
+    which has no rights. `besides`: a database that is the user's own, such as the ledger."""
     if shop.is_sqlite:
         return
     rows = shop.read(lambda connection: connection.exec_driver_sql("SHOW GRANTS").all())
-    needed = needed_grants(shop)
-    advice = "give the user these rights and no others: " + "; ".join(needed)
-    written = {(verb, table) for verb, table, _ in _written(shop)}
+    has = granted(str(row[0]) for row in rows)
+    user, needed = shop.engine.url.username, list(_needed(shop))
+    advice = "give the user these rights and no others: " + "; ".join(needed_grants(shop))
+    missing = [right for right in needed if not has.has(right)]
+    if missing:
+        message = f"the user {user!r} lacks {', '.join(map(str, missing))}"
+        statements = "; ".join(right.granted_to(user or "erp_sync") for right in missing)
+        if has.has_roles:
+            yield "warning", f"{message}, unless a role of it has that", statements
+        else:
+            yield "error", message, statements
     excess = [
-        f"{right} ON {on}"
-        for right, columns, on in _rights(str(row[0]) for row in rows)
-        if right not in _HARMLESS
-        and not (columns and right == "UPDATE" and ("UPDATE", _table_of(on)) in written)
-        and not (right == "INSERT" and ("INSERT", _table_of(on)) in written)
-        and not (right == "CREATE TEMPORARY TABLES" and _has_bulk(shop))
+        str(beyond)
+        for right in has.rights
+        if right.name != "USAGE" and not (besides and right.on.partition(".")[0].lower() == besides.lower())
+        if (beyond := _beyond(right, needed)) is not None
     ]
     if excess:
-        yield "warning", f"the user {shop.engine.url.username!r} may do more than needed: {', '.join(excess)}", advice
-    else:
-        yield "ok", f"the user {shop.engine.url.username!r} has no rights beyond need", advice
+        yield "warning", f"the user {user!r} may do more than needed: {', '.join(excess)}", advice
+    elif not missing:
+        yield "ok", f"the user {user!r} has no rights beyond need", advice
+
+
+def _beyond(right: Right, needed: Sequence[Right]) -> Right | None:
+    """What of it nobody needs; None: nothing."""
+    if right.name in ("SELECT", "SHOW VIEW") and right.on != "*.*":
+        return None
+    same = [one for one in needed if one.name == right.name and _alike(one.on, right.on)]
+    if right.name == "UPDATE" and same and right.columns:
+        columns = right.columns - frozenset().union(*(one.columns for one in same))
+        return Right("UPDATE", right.on, columns) if columns else None
+    return None if same and right.name != "UPDATE" else right
 
 
 def needed_grants(shop: Shop) -> list[str]:
     """The GRANT statements for this profile: SELECT on the tables it reads, UPDATE on the columns it writes."""
-    profile, url = shop.profile, shop.engine.url
+    return [right.granted_to(shop.engine.url.username or "erp_sync") for right in _needed(shop)]
+
+
+def _needed(shop: Shop) -> Iterator[Right]:
+    profile, database = shop.profile, shop.engine.url.database
     reading = [profile.read.orders, profile.read.lines]
     reading += [section.find for section in (profile.status, profile.stock) if section is not None]
     reading += [profile.stock.skus] if profile.stock and profile.stock.skus else []
-    to = f"TO '{url.username or 'erp_sync'}'@'%'"
-    tables = sorted({table for statement in reading for table in read_tables(statement)})
-    grants = [f"GRANT SELECT ON {_qualified(table, url.database)} {to}" for table in tables]
+    for table in sorted({table for statement in reading for table in read_tables(statement)}):
+        yield Right("SELECT", _qualified(table, database))
     for verb, table, columns in _written(shop):
-        right = f"UPDATE ({', '.join(columns)})" if verb == "UPDATE" else verb
-        grants.append(f"GRANT {right} ON {_qualified(table, url.database)} {to}")
+        yield Right(verb, _qualified(table, database), frozenset(columns if verb == "UPDATE" else ()))
     if _has_bulk(shop):
-        grants.append(f"GRANT CREATE TEMPORARY TABLES ON {url.database}.* {to}")
-    return grants
+        yield Right("CREATE TEMPORARY TABLES", f"{database}.*")
 
 
 def read_tables(statement: Statement) -> set[str]:
@@ -105,22 +168,26 @@ def _written(shop: Shop) -> Iterator[tuple[str, str, list[str]]]:
         yield statement.verb.upper(), table, columns
 
 
-def _rights(grants: Iterator[str]) -> Iterator[tuple[str, str, str]]:
-    """Right, its columns, and what it is on."""
-    for grant in grants:
-        match = _GRANT.match(grant)
+def _rights(lines: Iterable[str]) -> Iterator[Right]:
+    for line in lines:
+        match = _GRANT.match(line)
         if match:
+            on = re.sub(r"\\(.)", r"\1", match["on"].replace("`", ""))
             for right in _RIGHT.finditer(match["rights"]):
-                yield right["name"], right["columns"] or "", match["on"]
+                columns = re.findall(r"\w+", (right["columns"] or "").lower())
+                yield Right(right["name"], on, frozenset(columns))
 
 
 def _has_bulk(shop: Shop) -> bool:
     return shop.profile.stock is not None and shop.profile.stock.bulk is not None
 
 
-def _table_of(on: str) -> str:
-    return on.replace("`", "").rpartition(".")[2]
-
-
 def _qualified(table: str, database: str | None) -> str:
     return table if "." in table else f"{database}.{table}"
+
+
+def _alike(granted_on: str, on: str) -> bool:
+    """`shop.*` is alike to every table of it."""
+    database, _, table = granted_on.lower().partition(".")
+    wanted, _, name = on.lower().partition(".")
+    return database == wanted and table in ("*", name)

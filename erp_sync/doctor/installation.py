@@ -1,0 +1,101 @@
+"""The settings as far as they can be used: one that is wrong hides no other."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from erp_sync.errors import Misconfigured
+from erp_sync.scrub import never_show
+from erp_sync.settings import (
+    FROM_ENVIRONMENT,
+    SECTIONS,
+    Settings,
+    load_settings,
+    misplaced,
+    read_toml,
+    wrong_lines,
+)
+from erp_sync.shop.profile import Profile, load_profile
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What the areas look at."""
+
+    settings: Settings
+    profile: Profile | None
+    """None: it cannot be read, or is wrong."""
+    wrong: tuple[str, ...] = ()
+    """A line for each setting that is wrong, and the profile; such a setting has its default here."""
+
+
+def installation() -> Installation:
+    """Of this process. Touches no network."""
+    settings, wrong = _settings()
+    try:
+        return Installation(settings, load_profile(settings.shop_profile), tuple(wrong))
+    except Misconfigured as error:
+        return Installation(settings, None, (*wrong, str(error)))
+
+
+class _AsGiven(Settings):
+    """Without a look at the environment: what is wrong there could not be left out."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings fixes the hook's signature
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def _settings() -> tuple[Settings, list[str]]:
+    try:
+        return load_settings(), []
+    except Misconfigured as error:
+        first = str(error)
+    path = os.environ.get("ERP_SYNC_CONFIG")
+    found: list[str] = []
+    values: dict[str, Any] = {}
+    if path:
+        try:
+            values = read_toml(Path(path))
+        except Misconfigured as error:
+            found.append(str(error))
+    given = {name.lower(): value for name, value in os.environ.items() if value}
+    environment = {name: given[f"erp_sync_{name}"] for name in Settings.model_fields if f"erp_sync_{name}" in given}
+    never_show(environment[name] for name in FROM_ENVIRONMENT if name in environment)
+    found += misplaced(environment, values, path)
+    values = {name: value for name, value in values.items() if name not in FROM_ENVIRONMENT}
+    values |= {name: value for name, value in environment.items() if name not in SECTIONS}
+    while True:
+        try:
+            settings: Settings = _AsGiven(**values)
+            break
+        except ValidationError as error:
+            found += wrong_lines(error)
+            for each in error.errors(include_url=False, include_context=False, include_input=False):
+                _leave_out(values, [str(part) for part in each["loc"]])
+    never_show(settings.secrets())
+    return settings, list(dict.fromkeys(found)) or [first]
+
+
+def _leave_out(values: dict[str, Any], where: list[str]) -> None:
+    name = where[0]
+    section = values.get(name)
+    if name not in SECTIONS or not isinstance(section, dict):
+        values.pop(name, None)
+    elif len(where) == 1:
+        # Each value is right by itself, and they contradict each other: all of them are what is set.
+        values[name] = Settings.model_fields[name].default.model_copy(update=section)
+    else:
+        section.pop(where[1], None)
