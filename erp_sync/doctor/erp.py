@@ -20,7 +20,7 @@ from erp_sync.erp.protheus import Protheus
 from erp_sync.erp.transport import reason, tls_context
 from erp_sync.erp_fields import WIDTHS
 from erp_sync.errors import ErpSyncError, ErpUnavailable, Misconfigured, Unavailable
-from erp_sync.models import CustomerCode, Finding, Order
+from erp_sync.models import CustomerCode, Finding, Order, ShopState
 from erp_sync.settings import Settings
 from erp_sync.shop.database import open_shop
 from erp_sync.sync.needed import needed_queries, usable_products
@@ -335,6 +335,7 @@ def _ordered(installation: Installation) -> list[str]:
         raise Misconfigured("the profile is missing or wrong")
     with closing(open_shop(settings.require_shop_url(), profile)) as shop:
         heads = shop.recent(shop.now() - PRODUCTS_OF, 200)
-        orders = shop.fetch([head.order_id for head in heads[-100:]])
+        wanted = [head.order_id for head in heads if head.state in (ShopState.READY, ShopState.WAITING)]
+        orders = shop.fetch(wanted[-100:])
     found = {line.sku: None for order in orders if isinstance(order, Order) for line in order.lines if line.sku}
     return list(found)[:PRODUCTS]

@@ -44,7 +44,7 @@ def examine(
     left = list(areas)
     give_up = time.monotonic() + seconds
     while left:
-        progress(left)
+        progress(tuple(left))
         try:
             left.remove(ended.get(timeout=max(give_up - time.monotonic(), 0.001)))
         except queue.Empty:
