@@ -94,7 +94,7 @@ class Slack:
 
     def identity(self) -> tuple[str, frozenset[str]]:
         """The bot's name, and what its token may do; empty where Slack does not say. Nothing is posted."""
-        response = self._answer("auth.test", anew=False, json={})
+        response = self._answer("auth.test", anew=False)
         headers = {str(name).lower(): str(value) for name, value in (response.headers or {}).items()}
         data = response.data if isinstance(response.data, dict) else {}
         scopes = filter(None, (scope.strip() for scope in headers.get("x-oauth-scopes", "").split(",")))
@@ -103,11 +103,11 @@ class Slack:
     def channel_info(self) -> Mapping[str, Any] | None:
         """What Slack says of the channel. None: the bot sees none of this name. Nothing is posted."""
         if re.fullmatch(r"[CGD][A-Z0-9]{6,}", self.channel):
-            found: Mapping[str, Any] = self._get("conversations.info", {"channel": self.channel}).get("channel", {})
+            found: Mapping[str, Any] = self._read("conversations.info", {"channel": self.channel}).get("channel", {})
             return found
         cursor = ""
         for _ in range(_PAGES):
-            page = self._get(
+            page = self._read(
                 "conversations.list",
                 {"types": "public_channel,private_channel", "limit": "200", **({"cursor": cursor} if cursor else {})},
             )
@@ -119,9 +119,9 @@ class Slack:
                 break
         return None
 
-    def _get(self, method: str, parameters: Mapping[str, str]) -> dict[str, Any]:
-        # Slack takes no JSON where it only reads.
-        answer = self._answer(method, anew=True, http_verb="GET", params=dict(parameters)).data
+    def _read(self, method: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+        # A form: Slack takes no JSON where it only reads.
+        answer = self._answer(method, anew=True, params=dict(parameters)).data
         return answer if isinstance(answer, dict) else {}
 
     def _call(self, method: str, body: dict[str, Any], *, anew: bool) -> dict[str, Any]:

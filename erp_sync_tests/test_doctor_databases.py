@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -271,7 +272,7 @@ def test_clocks_that_are_apart(databases: Databases) -> None:
         databases.as_root("SET GLOBAL init_connect = ''")
     told = [(one.level, one.message) for one in found if one.subject == "clock"]
     assert [level for level, _ in told] == ["warning", "ok", "warning"], told
-    assert "the shop's clock is 300 s ahead of this machine's" in told[0][1]
+    assert re.search(r"the shop's clock is (299|300) s ahead of this machine's", told[0][1])
 
 
 # Profile and indexes --------------------------------------------------------------------------------------------------

@@ -22,14 +22,15 @@ def aws(installation: Installation) -> Iterator[Finding]:
         return
     patience = Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 2})
     try:
-        who = boto3.client("sts", config=patience).get_caller_identity()
+        session = boto3.Session()
+        who = session.client("sts", config=patience).get_caller_identity()
     except (BotoCoreError, ClientError) as error:
         message = f"no usable credentials: {_why(error)}"
         yield Finding("error", "AWS", message, "give the task a role, and set AWS_REGION or AWS_DEFAULT_REGION")
         return
     yield Finding("ok", "AWS", f"known as {str(who.get('Arn', '')).rpartition(':')[2]}")
     try:
-        found = boto3.client("logs", config=patience).describe_log_groups(logGroupNamePrefix=group, limit=50)
+        found = session.client("logs", config=patience).describe_log_groups(logGroupNamePrefix=group, limit=50)
     except (BotoCoreError, ClientError) as error:
         advice = "allow logs:DescribeLogGroups to look again, or see that the group exists"
         yield Finding("warning", "CloudWatch", f"the group {group} could not be looked for: {_why(error)}", advice)

@@ -77,6 +77,7 @@ def _settings() -> tuple[Settings, list[str]]:
     found += misplaced(environment, values, path)
     values = {name: value for name, value in values.items() if name not in FROM_ENVIRONMENT}
     values |= {name: value for name, value in environment.items() if name not in SECTIONS}
+    contradictory: dict[str, dict[str, Any]] = {}
     while True:
         try:
             settings: Settings = _AsGiven(**values)
@@ -84,18 +85,22 @@ def _settings() -> tuple[Settings, list[str]]:
         except ValidationError as error:
             found += wrong_lines(error)
             for each in error.errors(include_url=False, include_context=False, include_input=False):
-                _leave_out(values, [str(part) for part in each["loc"]])
+                _leave_out(values, [str(part) for part in each["loc"]], contradictory)
+    # Each value is right by itself, and they contradict each other: all of them are what is set.
+    for name, section in contradictory.items():
+        settings = settings.model_copy(update={name: getattr(settings, name).model_copy(update=section)})
     never_show(settings.secrets())
     return settings, list(dict.fromkeys(found)) or [first]
 
 
-def _leave_out(values: dict[str, Any], where: list[str]) -> None:
-    name = where[0]
+def _leave_out(values: dict[str, Any], where: list[str], contradictory: dict[str, dict[str, Any]]) -> None:
+    name = where[0] if where else ""
     section = values.get(name)
-    if name not in SECTIONS or not isinstance(section, dict):
-        values.pop(name, None)
-    elif len(where) == 1:
-        # Each value is right by itself, and they contradict each other: all of them are what is set.
-        values[name] = Settings.model_fields[name].default.model_copy(update=section)
+    if not where:
+        values.clear()  # all of them together are wrong: nothing is left to go by
+    elif len(where) == 1 or not isinstance(section, dict):
+        left_out = values.pop(name, None)
+        if name in SECTIONS and isinstance(left_out, dict):
+            contradictory[name] = left_out
     else:
         section.pop(where[1], None)
