@@ -251,6 +251,34 @@ def test_an_endpoint_that_does_something_after_all_is_told(
     assert [(one.subject, says in one.message) for one in found if one.level == "error"] == [(subject, True)]
 
 
+@pytest.mark.parametrize(
+    ("status", "text", "level"),
+    [
+        (404, "no such route: {path}", "error"),
+        (404, "Cliente nao informado", "ok"),
+        (405, "Method Not Allowed", "error"),
+        (403, "forbidden", "error"),
+        (307, "moved", "error"),
+        (500, "type mismatch on +", "ok"),
+        (503, "sem licenca", "warning"),
+        (502, "<html>Bad Gateway</html>", "warning"),
+        (400, "", "warning"),
+        (200, "Dados invalidos", "ok"),
+    ],
+)
+def test_a_route_is_unknown_where_the_answer_is_that_of_a_path_that_nobody_has(
+    status: int, text: str, level: str
+) -> None:
+    def script(request: Request) -> bytes:
+        path = request.target.removeprefix("/rest")
+        if path == NOWHERE:
+            return response(404, {"errorMessage": f"no such route: {path}"})
+        return response(status, text if "<" in text or not text else {"errorMessage": text.format(path=path)})
+
+    found, _ = ask(script)
+    assert {one.level for one in found} == {level}, found
+
+
 def server_tls(authority: Authority, folder: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority.issue(folder, "localhost"))
