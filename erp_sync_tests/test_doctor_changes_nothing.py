@@ -113,6 +113,11 @@ def test_a_look_changes_nothing(here: Place, run: CommandLine) -> None:
     }, "only Dagster's daemon does not run here"
     assert (good.code, said["alive"], said["errors"]) == (1, True, 1)
     assert bad.code == 1 and "C5_NUM" in bad.out
+    said_at_all = good.out + good.err + bad.out + bad.err
+    people = [value for row in before["shop"]["customers"] for value in row if isinstance(value, str) and "@" in value]
+    assert len(people) > 2
+    for secret in (*people, TOKEN, here.on.environment["ERP_SYNC_ERP_PASSWORD"]):
+        assert secret not in said_at_all
 
 
 # Once a day -----------------------------------------------------------------------------------------------------------
@@ -137,7 +142,9 @@ def test_the_daily_check_has_errors_and_warnings_and_is_green_again() -> None:
         red = checked(here)
         assert (red.passed, red.severity) == (False, dg.AssetCheckSeverity.ERROR)
         assert "1 errors, 0 warnings. ERP, SC6: C6_QTDENT" in (red.description or "")
-        (row,) = red.metadata["findings"].records  # type: ignore[union-attr]
+        table = red.metadata["findings"]
+        assert isinstance(table, dg.TableMetadataValue)
+        (row,) = table.records
         assert row.data["what_to_do"] == "give the user of ERP_SYNC_ERP_USER the right to read C6_QTDENT"
         assert (red.metadata["errors"].value, red.metadata["count"].value) == (1, 1)
         here.on.erp.switch(protected_fields=["B1_MSBLQL"])

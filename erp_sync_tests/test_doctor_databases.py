@@ -159,6 +159,18 @@ def test_a_right_of_the_shop_beyond_need_is_named(databases: Databases, other: s
     assert all(statement in finding.advice for statement in statements)
 
 
+def test_the_statements_are_for_the_account_that_logs_in(databases: Databases, other: str) -> None:
+    """Granted to another host's, they would make a new user without a password."""
+    databases.as_root("CREATE OR REPLACE USER other@'127.0.0.%' IDENTIFIED BY 'x'")
+    databases.as_root(f"GRANT SELECT ON {databases.shop_name}.orders TO other@'127.0.0.%'")
+    databases.as_root(f"GRANT USAGE ON {databases.ledger_name}.* TO other@'127.0.0.%'")
+    (grants,) = [one for one in databases.shop(user=other) if one.subject == "grants"]
+    databases.as_root(*grants.advice.split("; "))
+    assert "TO 'other'@'127.0.0.%'" in grants.advice
+    assert wrong(databases.shop(user=other)) == []
+    databases.as_root("DROP USER other@'127.0.0.%'")
+
+
 def test_who_has_the_ledger_beside_the_shop_has_no_right_too_many(databases: Databases, other: str) -> None:
     settings = Settings.model_validate(
         {"shop_url": databases.url(databases.shop_name, other), "ledger_url": databases.url("its_own", other)}

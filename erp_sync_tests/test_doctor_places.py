@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -181,7 +182,7 @@ def test_a_home_that_is_none_or_new_is_left_as_it_is(tmp_path: Path, monkeypatch
     assert list(home.iterdir()) == []
     (home / "dagster.yaml").write_text("storage:\n  nonsense: [\n")
     ((level, subject, message),) = wrong(look(dagster, **ORDERS))
-    assert (level, subject, "cannot be opened" in message) == ("error", "storage", True)
+    assert (level, subject, "cannot be used" in message) == ("error", "storage", True)
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_dagster_at_work(instance: dg.DagsterInstance) -> None:
     assert wrong(found) == []
     said = {finding.subject: finding.message for finding in found}
     assert said["storage"] == "Sqlite, 0 runs"
-    assert said["automation"] == "all 10 sensors and schedules are on"
+    assert re.fullmatch(r"all \d\d sensors and schedules are on", said["automation"])
 
 
 def test_a_daemon_that_is_silent_or_never_was(instance: dg.DagsterInstance) -> None:

@@ -45,14 +45,12 @@ def dagster(installation: Installation) -> Iterator[Finding]:
         if (nothing := _nothing_yet(ref)) is not None:
             yield nothing
             return
-        instance = dg.DagsterInstance.from_ref(ref)
+        with dg.DagsterInstance.from_ref(ref) as instance:
+            yield from of_instance(instance, installation)
     except Exception as error:  # dagster's, its storage's driver's and its YAML's have no ancestor in common
         what = str(error).partition("\n")[0][:200]
-        message = f"cannot be opened: {type(error).__name__}: {what}"
+        message = f"cannot be used: {type(error).__name__}: {what}"
         yield Finding("error", "storage", message, "correct storage: in dagster.yaml, and see that it answers")
-        return
-    with instance:
-        yield from of_instance(instance, installation)
 
 
 def _nothing_yet(ref: InstanceRef) -> Finding | None:

@@ -19,7 +19,7 @@ from erp_sync.ledger.tables import REVISION, VERSION_TABLE, metadata
 from erp_sync.models import Finding
 from erp_sync.settings import Settings
 from erp_sync.shop.connection import is_local
-from erp_sync.shop.grants import Right, granted
+from erp_sync.shop.grants import Right, granted, quoted
 
 _URL = "ERP_SYNC_LEDGER_URL"
 AT_WORK = ("DELETE", "INSERT", "SELECT", "UPDATE")
@@ -133,7 +133,8 @@ def _grants(database: Database, settings: Settings) -> Iterator[Finding]:
     user, own = address.username or "erp_sync", f"{address.database}.*"
     has = granted(str(row[0]) for row in database.rows(text("SHOW GRANTS")))
     rights = ", ".join([*AT_WORK, *TO_MIGRATE])
-    statement = f"GRANT {rights} ON {own} TO '{user}'@'%'"
+    account = quoted(str(database.rows(text("SELECT CURRENT_USER()"))[0][0]))
+    statement = f"GRANT {rights} ON {own} TO {account}"
     fine = True
     for names, purpose, level in ((AT_WORK, "work", "error"), (TO_MIGRATE, "run erp-sync migrate", "warning")):
         lacks = [name for name in names if not has.has(Right(name, own))]

@@ -224,9 +224,14 @@ def _skus(shop: Shop, orders: Sequence[Order]) -> Iterator[Finding]:
 
 
 def _plans(shop: Shop) -> Iterator[Finding]:
+    told: set[tuple[str, str, str]] = set()
     for plan in shop.plans(datetime.now(UTC) - timedelta(minutes=5)):
         bad = [scan for row in plan.rows if (scan := _sqlite_scan(row) if shop.is_sqlite else _full_scan(row))]
         for table, rows in bad:
+            cause = (plan.part, plan.wanted, table)
+            if cause in told:
+                continue
+            told.add(cause)
             size = f" of about {rows} rows" if rows else ""
             index = missing_index(plan.statement, table.partition(" ")[0], plan.wanted)
             yield Finding(

@@ -26,9 +26,9 @@ class Right:
     def __str__(self) -> str:
         return f"{self._right} ON {self.on}"
 
-    def granted_to(self, user: str) -> str:
-        """As a statement."""
-        return f"GRANT {self._right} ON {self.on} TO '{user}'@'%'"
+    def granted_to(self, account: str) -> str:
+        """As a statement. `account` is what `quoted` gives."""
+        return f"GRANT {self._right} ON {self.on} TO {account}"
 
     @property
     def _right(self) -> str:
@@ -55,6 +55,13 @@ class Granted:
         return bool(found) and right.columns <= frozenset().union(*(one.columns for one in found))
 
 
+def quoted(account: str) -> str:
+    """`user@host`, as CURRENT_USER() gives it, for a statement; any host where there is none."""
+    user, at, host = account.rpartition("@")
+    name, place = (user, host) if at else (account, "%")
+    return "@".join("'" + part.replace("'", "''") + "'" for part in (name, place))
+
+
 def granted(lines: Iterable[str]) -> Granted:
     """`lines` are those of SHOW GRANTS."""
     lines = list(lines)
@@ -67,13 +74,14 @@ def check_grants(shop: Shop, besides: str = "") -> Iterator[tuple[Level, str, st
     if shop.is_sqlite:
         return
     rows = shop.read(lambda connection: connection.exec_driver_sql("SHOW GRANTS").all())
+    account = quoted(str(shop.read(lambda connection: connection.exec_driver_sql("SELECT CURRENT_USER()").scalar())))
     has = granted(str(row[0]) for row in rows)
     user, needed = shop.engine.url.username, list(_needed(shop))
-    advice = "give the user these rights and no others: " + "; ".join(needed_grants(shop))
+    advice = "give the user these rights and no others: " + "; ".join(right.granted_to(account) for right in needed)
     missing = [right for right in needed if not has.has(right)]
     if missing:
         message = f"the user {user!r} lacks {', '.join(map(str, missing))}"
-        statements = "; ".join(right.granted_to(user or "erp_sync") for right in missing)
+        statements = "; ".join(right.granted_to(account) for right in missing)
         if has.has_roles:
             yield "warning", f"{message}, unless a role of it has that", statements
         else:
@@ -103,7 +111,8 @@ def _beyond(right: Right, needed: Sequence[Right]) -> Right | None:
 
 def needed_grants(shop: Shop) -> list[str]:
     """The GRANT statements for this profile: SELECT on the tables it reads, UPDATE on the columns it writes."""
-    return [right.granted_to(shop.engine.url.username or "erp_sync") for right in _needed(shop)]
+    account = quoted(f"{shop.engine.url.username or 'erp_sync'}@%")
+    return [right.granted_to(account) for right in _needed(shop)]
 
 
 def _needed(shop: Shop) -> Iterator[Right]:
