@@ -1,3 +1,5 @@
+"""Whether anybody watches, and which incidents are open."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+"""AWS: credentials and the log group."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

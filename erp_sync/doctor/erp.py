@@ -1,3 +1,5 @@
+"""The ERP: certificate, login, clock, tenant, rights, dictionary, codes, products."""
+
 from __future__ import annotations
 
 import re

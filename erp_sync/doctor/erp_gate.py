@@ -1,3 +1,5 @@
+"""How the doctor keeps to the limits of the ERP without a say in them."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

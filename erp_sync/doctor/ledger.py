@@ -1,3 +1,5 @@
+"""The ledger: server, durability, rights, schema; and what must not be made by looking."""
+
 from __future__ import annotations
 
 import sqlite3
@@ -16,10 +18,10 @@ from erp_sync.ledger.database import Database
 from erp_sync.ledger.ledger import stored_revision
 from erp_sync.ledger.part import DATABASE_TIME
 from erp_sync.ledger.tables import REVISION, VERSION_TABLE, metadata
-from erp_sync.models import Finding
+from erp_sync.models import Finding, Level
 from erp_sync.settings import Settings
 from erp_sync.shop.connection import is_local
-from erp_sync.shop.grants import Right, granted, quoted
+from erp_sync.shop.rights import Right, granted, quoted
 
 _URL = "ERP_SYNC_LEDGER_URL"
 AT_WORK = ("DELETE", "INSERT", "SELECT", "UPDATE")
@@ -42,9 +44,11 @@ def ledger(installation: Installation) -> Iterator[Finding]:
             options = make_url(settings.ledger_url.get_secret_value()).query
             yield from _server(database, at.replace(tzinfo=UTC), is_verified=any(map(_is_tls, options)))
             yield from _durability(database)
-            yield from _grants(database, settings)
+        revision = _revision(database)
+        if at is not None:
+            yield from _grants(database, settings, must_migrate=revision.level != "ok")
         yield _apart(database, settings)
-        yield _revision(database)
+        yield revision
 
 
 def missing_file(settings: Settings) -> Finding | None:
@@ -128,7 +132,8 @@ def _durability(database: Database) -> Iterator[Finding]:
         yield Finding("ok", "durability", "what is committed survives a power cut")
 
 
-def _grants(database: Database, settings: Settings) -> Iterator[Finding]:
+def _grants(database: Database, settings: Settings, *, must_migrate: bool) -> Iterator[Finding]:
+    """Who is at work needs no right to change tables, where another user migrates."""
     address = database.reader.url
     user, own = address.username or "erp_sync", f"{address.database}.*"
     has = granted(str(row[0]) for row in database.rows(text("SHOW GRANTS")))
@@ -136,12 +141,15 @@ def _grants(database: Database, settings: Settings) -> Iterator[Finding]:
     account = quoted(str(database.rows(text("SELECT CURRENT_USER()"))[0][0]))
     statement = f"GRANT {rights} ON {own} TO {account}"
     fine = True
-    for names, purpose, level in ((AT_WORK, "work", "error"), (TO_MIGRATE, "run erp-sync migrate", "warning")):
+    levels: dict[tuple[str, ...], tuple[str, Level]] = {AT_WORK: ("work", "error")}
+    if must_migrate:
+        levels[TO_MIGRATE] = ("run erp-sync migrate", "warning")
+    for names, (purpose, level) in levels.items():
         lacks = [name for name in names if not has.has(Right(name, own))]
         if lacks:
             fine = False
             message = f"the user {user!r} lacks {', '.join(lacks)} ON {own}, which it needs to {purpose}"
-            yield Finding("warning" if has.has_roles else level, "grants", message, statement)  # type: ignore[arg-type]
+            yield Finding("warning" if has.has_roles else level, "grants", message, statement)
     shop = settings.shop_url
     theirs = make_url(shop.get_secret_value()) if shop is not None and "://" in shop.get_secret_value() else None
     shared = theirs is not None and same_server(address, theirs) and theirs.username == address.username

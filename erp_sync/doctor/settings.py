@@ -1,3 +1,5 @@
+"""Settings: each that is missing or wrong."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""The shop: server, session, rights, profile, indexes."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+"""Slack: token, scopes, channel."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

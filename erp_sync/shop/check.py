@@ -18,8 +18,8 @@ from erp_sync.errors import Misconfigured, ShopUnavailable
 from erp_sync.models import Finding, Order, ShopState, UnreadableOrder
 from erp_sync.shop.connection import is_local, is_verified
 from erp_sync.shop.database import HEAD, LINES, ORDERS, Query, Shop
-from erp_sync.shop.grants import check_grants
 from erp_sync.shop.indexes import missing_index
+from erp_sync.shop.rights import check_grants
 from erp_sync.shop.rows import (
     OPTIONAL_OF_LINES,
     OPTIONAL_OF_ORDERS,
