@@ -16,4 +16,4 @@ GRANT UPDATE (stock) ON shop.products TO 'erp_sync_shop'@'%';
 GRANT SELECT, INSERT, UPDATE, DELETE ON `erp\_sync`.* TO 'erp_sync_ledger'@'%';
 
 -- ERP_SYNC_LEDGER_URL, of erp-sync migrate alone: run it with this user before a new version starts.
-GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP ON `erp\_sync`.* TO 'erp_sync_migrate'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX ON `erp\_sync`.* TO 'erp_sync_migrate'@'%';

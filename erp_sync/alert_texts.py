@@ -292,6 +292,20 @@ KINDS: dict[str, Kind] = {
             "Add it in Protheus, or write it into [orders] payments or carriers, before an order fails.",
         ),
     ),
+    "check/installation_is_sound": _kind(
+        Who.OPS,
+        Unit.VALUES,
+        (
+            "A instalação tem um problema",
+            "O exame diário achou algo que falta ou está errado: configuração, acesso, permissão, código ou índice.",
+            "Rode `erp-sync doctor`: cada linha diz o que fazer. Depois execute o job `doctor` no Dagster de novo.",
+        ),
+        (
+            "Something is wrong with the installation",
+            "The daily look found what is missing or wrong: a setting, an access, a right, a code or an index.",
+            "Run `erp-sync doctor`: each line says what to do. Then run the job `doctor` in Dagster again.",
+        ),
+    ),
     "check/erp_fields": _kind(
         Who.ERP,
         Unit.VALUES,

@@ -12,18 +12,21 @@ import logging
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from erp_sync.errors import ErpSyncError, Misconfigured
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from erp_sync.ledger.entry import Entry
     from erp_sync.ledger.ledger import Ledger
     from erp_sync.ledger.reconciled_day import ReconciledDay
@@ -128,24 +131,66 @@ def migrate() -> None:
 @click.option("--alive", is_flag=True, help="Only whether the alarms are at work: exit code 1 where they are not.")
 @JSON
 def doctor(*, alive: bool, as_json: bool) -> None:
-    """What is wrong now, for how long, and the next step. Needs ERP_SYNC_LEDGER_URL alone.
+    """What is missing or wrong, and what to do: settings, shop, ledger, ERP, Dagster, Slack, AWS, open incidents.
 
-    Exit code 1 where an error stands open, or nobody watches: the alarms gave no sign for alerts.alive_seconds.
-    --alive is for a container's health check, or a cron job outside Dagster.
+    Only looks: nothing is written, migrated, sent or posted. Exit code 2 where settings are missing or wrong (what can
+    be looked at without them is), 1 where anything else is an error, 0 with warnings at most.
+    --alive needs ERP_SYNC_LEDGER_URL alone, for a container's health check or a cron job outside Dagster: exit code 1
+    where the alarms gave no sign for alerts.alive_seconds.
     """
-    from erp_sync import doctor as doctors
+    if alive:
+        _alive(as_json)
+    from erp_sync.defs.doctor import dagster
+    from erp_sync.doctor.alarms import alarms, report_of
+    from erp_sync.doctor.areas import AREAS
+    from erp_sync.doctor.examination import examine, worst
+    from erp_sync.doctor.installation import installation
+
+    known = installation()
+    areas = {**AREAS, "Dagster": dagster, "incidents": alarms}
+    with _progress() as progress:
+        task = progress.add_task("looking")
+        lines = examine(
+            known, areas, progress=lambda left: progress.update(task, description=f"looking at {', '.join(left)}")
+        )
+    counts = Counter(finding.level for findings in lines.values() for finding in findings)
+    if as_json:
+        answers = all(finding.level != "error" for finding in lines["ledger"])
+        report = report_of(known.settings) if answers else None
+        said = {
+            "errors": counts["error"],
+            "warnings": counts["warning"],
+            "areas": {area: [asdict(finding) for finding in findings] for area, findings in lines.items()},
+            **(report.as_json() if report is not None else {}),
+        }
+        click.echo(json.dumps(said, ensure_ascii=False))
+    else:
+        for area, findings in lines.items():
+            click.echo(area)
+            for finding in findings:
+                click.echo(f"  {finding.level:<8} {finding.subject}: {finding.message}")
+                if finding.advice and finding.level != "ok":
+                    click.echo(f"{'':<11}-> {finding.advice}")
+        click.echo(f"errors {counts['error']}, warnings {counts['warning']}")
+    raise click.exceptions.Exit(worst(lines))
+
+
+def _alive(as_json: bool) -> NoReturn:
+    from erp_sync.doctor import watch
     from erp_sync.ledger.ledger import open_ledger
     from erp_sync.settings import load_settings
 
     settings = load_settings()
     ledger = open_ledger(settings.require_ledger_url())
     click.get_current_context().call_on_close(ledger.close)
-    report = doctors.examine(ledger, settings)
+    report = watch.examine(ledger, settings)
     if as_json:
-        click.echo(json.dumps(report.as_json(alive_only=alive), ensure_ascii=False))
+        click.echo(json.dumps(report.as_json(alive_only=True), ensure_ascii=False))
     else:
-        click.echo("\n".join(report.lines(alive_only=alive)))
-    raise click.exceptions.Exit(0 if (report.alive if alive else report.well) else 1)
+        finding = report.watch()
+        advice = f": {finding.advice}" if finding.level != "ok" else ""
+        click.echo(f"{finding.subject:<8} {finding.message}{advice}")
+    raise click.exceptions.Exit(0 if report.alive else 1)
 
 
 @cli.group()
@@ -662,14 +707,19 @@ def _finish_orders(run: Callable[[Callable[[OrdersResult], None]], OrdersResult]
 def _with_progress(
     beginning: str, words: Callable[[Result], str], run: Callable[[Callable[[Result], None]], Result]
 ) -> Result:
+    with _progress() as progress:
+        task = progress.add_task(beginning)
+        return run(lambda result: progress.update(task, description=words(result)))
+
+
+def _progress() -> Progress:
+    """On a terminal alone."""
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(beginning)
-        return run(lambda result: progress.update(task, description=words(result)))
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _finish(result: OrdersResult | StatusesResult | StockResult, names: Sequence[str], as_json: bool) -> None:

@@ -12,6 +12,7 @@ from erp_sync.defs.assets.orders import erp_orders, shop_orders
 from erp_sync.defs.assets.statuses import erp_order_status, shop_order_status
 from erp_sync.defs.assets.stock import erp_stock_balances, shop_stock_levels
 from erp_sync.defs.checks import checks_job, inspection_checks, inspection_job, ledger_checks
+from erp_sync.defs.daily_doctor import doctor_check, doctor_job, doctor_schedule
 from erp_sync.defs.freshness import with_freshness
 from erp_sync.defs.jobs import orders_job, reconciliation_job, statuses_job, stock_job
 from erp_sync.defs.partitions import business_days
@@ -39,6 +40,7 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
     days = business_days(settings)
     job, statuses, stock, reconciliation = orders_job(), statuses_job(), stock_job(), reconciliation_job()
     checks, inspection, retention = checks_job(), inspection_job(), retention_job(settings)
+    doctor = doctor_job()
     with warnings.catch_warnings():
         # Backfill policies and code references are in beta, and wanted: what is deprecated still warns.
         warnings.simplefilter("ignore", dg.BetaWarning)
@@ -50,8 +52,8 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
         assets = dg.with_source_code_references(with_freshness(made, settings))
     return dg.Definitions(
         assets=assets,
-        asset_checks=[ledger_checks(), inspection_checks(), every_order_agrees()],
-        jobs=[job, statuses, stock, reconciliation, checks, inspection, retention],
+        asset_checks=[ledger_checks(), inspection_checks(), every_order_agrees(), doctor_check()],
+        jobs=[job, statuses, stock, reconciliation, checks, inspection, retention, doctor],
         schedules=[
             yesterday(job, days),
             order_statuses(statuses, settings.statuses.every_minutes),
@@ -60,6 +62,7 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
             inspection_schedule(inspection),
             last_days(reconciliation, days, settings.reconcile.days),
             every_night(retention, str(days.timezone)),
+            doctor_schedule(doctor, str(days.timezone)),
         ],
         sensors=[finalized_orders(job, days), alarms(settings)],
         resources={"erp_sync": erp_sync or ErpSync()},

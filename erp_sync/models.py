@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from typing import Literal
 
 
 class ShopState(enum.StrEnum):
@@ -331,6 +332,21 @@ class CancelAnswer:
     form: str
     """exclusao, residuo or inexistente."""
     milliseconds: float
+
+
+Level = Literal["ok", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look at the installation found: one line for a person. No data of a person, and no secret."""
+
+    level: Level
+    subject: str
+    """What was looked at: a setting, a key of the profile, or a word such as `grants`."""
+    message: str
+    advice: str = ""
+    """What to do; "" where nothing is to be done."""
 
 
 class Severity(enum.StrEnum):

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import tomllib
+from collections.abc import Collection, Iterable
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from erp_sync import aws_secrets
@@ -202,6 +204,21 @@ class StockSection(_Section):
         if unknown:
             raise ValueError(f"warehouse_buffers.{unknown[0]} is none of warehouses: add it there, or remove it")
         return self
+
+    def contradiction(self, basis: str, warehouses: Collection[str]) -> str:
+        """What is wrong beside the profile's `[stock]` basis and warehouses, in one line; "" where nothing is."""
+        if basis == "physical" and (self.formula != "physical" or self.subtract_open_orders):
+            return (
+                '[stock] basis = "physical" of the profile publishes B2_QATU alone: set stock.formula = "physical" and '
+                "stock.subtract_open_orders = false"
+            )
+        unknown = [code for code in self.warehouses if warehouses and code not in warehouses]
+        if unknown:
+            return (
+                f"stock.warehouses names {unknown[0]!r}, which [stock] warehouses of the profile does not: say there "
+                "which stock of the shop it belongs to"
+            )
+        return ""
 
 
 class AlertsSection(_Section):
@@ -411,14 +428,33 @@ class Settings(BaseSettings):
 
     def require_erp(self) -> tuple[str, str, str, str]:
         """REST root, user, password, tenant."""
-        if self.erp_url is None:
-            raise Misconfigured("ERP_SYNC_ERP_URL is not set: give the REST root of Protheus")
-        if self.erp_user is None:
-            raise Misconfigured("ERP_SYNC_ERP_USER is not set: give the user erp_sync logs in with")
-        if self.erp_tenant is None:
-            raise Misconfigured("ERP_SYNC_ERP_TENANT is not set: give company and branch, such as 01,0101")
-        password = self._required("erp_password", f"the password of {self.erp_user}")
-        return self.erp_url, self.erp_user, password, self.erp_tenant
+        root, user, tenant, password = self.erp_url, self.erp_user, self.erp_tenant, self.secret("erp_password")
+        if root is None or user is None or tenant is None or password is None:
+            raise Misconfigured(self._missing_of_erp()[0])
+        return root, user, password, tenant
+
+    def _missing_of_erp(self) -> list[str]:
+        meanings = {
+            "url": "the REST root of Protheus",
+            "user": "the user erp_sync logs in with",
+            "tenant": "company and branch, such as 01,0101",
+            "password": f"the password of {self.erp_user or 'that user'}",
+        }
+        return [
+            f"ERP_SYNC_ERP_{name.upper()} is not set: give {meaning}"
+            for name, meaning in meanings.items()
+            if getattr(self, f"erp_{name}") is None
+        ]
+
+    def missing(self) -> list[str]:
+        """A line for each setting that a flow cannot do without."""
+        lines = self._missing_of_erp()
+        for require in (self.require_shop_url, self.require_ledger_url, self.require_start_day, self.slack_account):
+            try:
+                require()
+            except Misconfigured as error:
+                lines.append(str(error))
+        return lines
 
     def require_start_day(self) -> date:
         if self.orders.start_day is None:
@@ -464,15 +500,14 @@ def load_settings(**overrides: Any) -> Settings:
     """
     path = os.environ.get("ERP_SYNC_CONFIG")
     in_environment = {name for name in Settings.model_fields if os.environ.get(f"ERP_SYNC_{name.upper()}")}
-    for name in sorted(_SECTIONS & in_environment):
-        file = path or "the file that ERP_SYNC_CONFIG names"
-        raise Misconfigured(f"ERP_SYNC_{name.upper()} is not a setting: [{name}] belongs into {file}")
-    values = _read_toml(Path(path)) if path else {}
+    values = read_toml(Path(path)) if path else {}
+    for line in misplaced(in_environment, values, path):
+        raise Misconfigured(line)
     values = {name: value for name, value in values.items() if name not in in_environment}
     try:
         settings = Settings(**{**values, **overrides})
     except ValidationError as error:
-        wrong = _one_line(error)
+        wrong = wrong_lines(error)[0]
     else:
         never_show(settings.secrets())
         return settings
@@ -482,7 +517,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 _BOT_TOKEN = r"[!-~]+"
 _NO_BOT_TOKEN = "must be a bot token (xoxb-...), one word of plain ASCII"
-_SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs", "reconcile", "retention", "webhook"}
+SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs", "reconcile", "retention", "webhook"}
 _SECRETS = {
     "ERP_SYNC_SHOP_URL",
     "ERP_SYNC_LEDGER_URL",
@@ -495,26 +530,45 @@ _SECRETS = {
 }
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+FROM_ENVIRONMENT = ("shop_url", "ledger_url", "erp_password", "slack_token", "webhook_secrets")
+"""Secrets, which no file may hold."""
+
+
+def misplaced(in_environment: Iterable[str], in_file: Iterable[str], path: str | None) -> list[str]:
+    """A line for each section in the environment, and for each secret in the file."""
+    file = path or "the file that ERP_SYNC_CONFIG names"
+    sections = sorted(SECTIONS & set(in_environment))
+    return [
+        *(f"ERP_SYNC_{name.upper()} is not a setting: [{name}] belongs into {file}" for name in sections),
+        *(
+            f"{path} holds {name}: secrets come from the environment, as ERP_SYNC_{name.upper()}"
+            for name in FROM_ENVIRONMENT
+            if name in in_file
+        ),
+    ]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raises Misconfigured."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Misconfigured(f"ERP_SYNC_CONFIG = {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misconfigured(f"ERP_SYNC_CONFIG = {str(path)!r} is not valid TOML: {error}") from None
-    for name in ("shop_url", "ledger_url", "erp_password", "slack_token", "webhook_secrets"):
-        if name in values:
-            raise Misconfigured(f"{path} holds {name}: secrets come from the environment, as ERP_SYNC_{name.upper()}")
-    return values
 
 
-def _one_line(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False)[0]
+def wrong_lines(error: ValidationError) -> list[str]:
+    """A line for each wrong value, in the order of `error.errors()`; no secret is in it."""
+    return [_line(each) for each in error.errors(include_url=False, include_context=False)]
+
+
+def _line(first: ErrorDetails) -> str:
     names = [str(part) for part in first["loc"] if part != "[key]"]
     if first["type"] == "extra_forbidden":
         # Its value may be a secret under a name that nobody expected.
         return f"{'.'.join(names)} is no setting: correct its name in the file that ERP_SYNC_CONFIG names, or remove it"
-    name = ".".join(names) if names and names[0] in _SECTIONS | {"language"} else f"ERP_SYNC_{'.'.join(names).upper()}"
+    name = ".".join(names) if names and names[0] in SECTIONS | {"language"} else f"ERP_SYNC_{'.'.join(names).upper()}"
     given = first.get("input")
     value = str(given) if isinstance(given, date) else repr(given)
     shown = f" = {value}" if isinstance(given, str | int | float | date) and name not in _SECRETS else ""

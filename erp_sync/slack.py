@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Block = Mapping[str, Any]
 
 TIMEOUT = 5
+_PAGES = 25
+"""Of 200 channels each."""
 
 _TOKEN = "ERP_SYNC_SLACK_TOKEN"  # noqa: S105 - the setting's name
 _CHANNEL = "ERP_SYNC_SLACK_CHANNEL"
@@ -57,8 +59,10 @@ _PLACE = frozenset(
 class SlackError(ErpSyncError):
     """What Slack did not do. The message names the setting that a person must correct, and never the token."""
 
-    def __init__(self, message: str, *, whole: bool, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, whole: bool, retry_after: float | None = None, code: str = "") -> None:
         super().__init__(message)
+        self.code = code
+        """Slack's own word; "" where it was not Slack that answered."""
         self.whole = whole
         """True: the next message would fare no better. False: it is about this one."""
         self.retry_after = retry_after
@@ -96,18 +100,53 @@ class Slack:
     def edit(self, message: tuple[str, str], text: str, blocks: Sequence[Block]) -> None:
         self._call("chat.update", {"channel": message[0], "ts": message[1], "text": text, "blocks": blocks}, anew=False)
 
+    def identity(self) -> tuple[str, frozenset[str]]:
+        """The bot's name, and what its token may do; empty where Slack does not say. Nothing is posted."""
+        response = self._answer("auth.test", anew=False)
+        headers = {str(name).lower(): str(value) for name, value in (response.headers or {}).items()}
+        data = response.data if isinstance(response.data, dict) else {}
+        scopes = filter(None, (scope.strip() for scope in headers.get("x-oauth-scopes", "").split(",")))
+        return str(data.get("user", "")), frozenset(scopes)
+
+    def channel_info(self) -> Mapping[str, Any] | None:
+        """What Slack says of the channel. None: the bot sees none of this name. Nothing is posted."""
+        if re.fullmatch(r"[CGD][A-Z0-9]{6,}", self.channel):
+            found: Mapping[str, Any] = self._read("conversations.info", {"channel": self.channel}).get("channel", {})
+            return found
+        cursor = ""
+        for _ in range(_PAGES):
+            page = self._read(
+                "conversations.list",
+                {"types": "public_channel,private_channel", "limit": "200", **({"cursor": cursor} if cursor else {})},
+            )
+            for channel in page.get("channels", ()):
+                if channel.get("name") == self.channel.removeprefix("#"):
+                    return channel  # type: ignore[no-any-return]
+            cursor = str((page.get("response_metadata") or {}).get("next_cursor") or "")
+            if not cursor:
+                break
+        return None
+
+    def _read(self, method: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+        # A form: Slack takes no JSON where it only reads.
+        answer = self._answer(method, anew=True, params=dict(parameters)).data
+        return answer if isinstance(answer, dict) else {}
+
     def _call(self, method: str, body: dict[str, Any], *, anew: bool) -> dict[str, Any]:
+        answer = self._answer(method, anew=anew, json=body).data
+        return answer if isinstance(answer, dict) else {}
+
+    def _answer(self, method: str, *, anew: bool, **how: Any) -> Any:
         from slack_sdk.errors import SlackApiError
 
         try:
-            answer = self._client.api_call(method, json=body).data
+            return self._client.api_call(method, **how)
         except SlackApiError as error:
             raise _refusal(method, error.response, anew=anew) from None
         except Exception as error:  # urllib's, http.client's, the socket's and the decoder's have no ancestor in common
             reason = getattr(error, "reason", None)
             kind = type(reason if isinstance(reason, Exception) else error).__name__
             raise SlackError(f"Slack did not answer {method} ({kind})", whole=True) from None
-        return answer if isinstance(answer, dict) else {}
 
 
 def _client_class() -> type[WebClient]:
@@ -139,11 +178,11 @@ def _refusal(method: str, response: Any, *, anew: bool) -> SlackError:
     retry_after = headers.get("retry-after", "")
     said = f"Slack answered {method} with {code or f'HTTP {response.status_code}'}"
     if code in _LOGIN:
-        return SlackError(f"{said}: correct {_TOKEN} (a bot token that may chat:write)", whole=True)
+        return SlackError(f"{said}: correct {_TOKEN} (a bot token that may chat:write)", whole=True, code=code)
     if code in _PLACE and anew:
-        return SlackError(f"{said}: correct {_CHANNEL}, and invite the bot there", whole=True)
+        return SlackError(f"{said}: correct {_CHANNEL}, and invite the bot there", whole=True, code=code)
     if response.status_code == 429 or code in _BUSY or response.status_code >= 500:
         wait = float(retry_after) if re.fullmatch(r"[0-9]{1,5}", retry_after) else None
         return SlackError(said, whole=True, retry_after=wait)
     # Any other code is about this message; without one it was not Slack that answered.
-    return SlackError(said, whole=not code)
+    return SlackError(said, whole=not code, code=code)

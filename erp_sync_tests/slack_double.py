@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import parse_qsl
 
 TOKEN = "xoxb-c4n4ry-0123456789"
 CHANNEL = "C0ALERTS"
@@ -61,6 +62,10 @@ class SlackDouble:
         self.retry_after = "7"
         self.fault: str = ""
         """What every call meets once `faults` is empty."""
+        self.scopes = "chat:write,channels:read,groups:read"
+        """Of the token, as Slack says them beside `auth.test`."""
+        self.channel: dict[str, Any] = {"id": CHANNEL, "name": CHANNEL_NAME.removeprefix("#"), "is_member": True}
+        """As `conversations.info` and `.list` tell it."""
         self.chokes_on = ""
         """A call whose text holds this is answered with 500."""
         self.on_call: Callable[[], None] = lambda: None
@@ -102,13 +107,16 @@ class SlackDouble:
         return [reply for reply in self.messages if reply.thread == message.ts]
 
     def _answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
         method = request.path.rpartition("/")[2]
+        content = request.rfile.read(int(request.headers["Content-Length"] or 0)).decode()
+        writes = method.startswith("chat.")
+        # What writes takes JSON, what only reads does not.
+        body: dict[str, Any] = json.loads(content) if writes else dict(parse_qsl(content))
         self.on_call()
         with self._lock:
             self.calls.append(method)
             fault = self.faults.pop(0) if self.faults else self.fault
-            if self.chokes_on and self.chokes_on in body["text"]:
+            if self.chokes_on and self.chokes_on in body.get("text", ""):
                 fault = "500"
             if fault in ("", "ok", "lost"):
                 answer = self._do(method, body, request.headers.get("Authorization", ""))
@@ -128,6 +136,7 @@ class SlackDouble:
         if status == 429:
             request.send_header("Retry-After", self.retry_after)
         request.send_header("Content-Type", "application/json; charset=utf-8")
+        request.send_header("x-oauth-scopes", self.scopes)
         request.send_header("Content-Length", str(len(text)))
         request.end_headers()
         request.wfile.write(text)
@@ -136,6 +145,15 @@ class SlackDouble:
         error = self._wrong(method, body, authorization)
         if error:
             return {"ok": False, "error": error}
+        if method == "auth.test":
+            return {"ok": True, "user": "erp_sync", "team": "loja"}
+        if method == "conversations.info":
+            return {"ok": True, "channel": self.channel}
+        if method == "conversations.list":
+            first = not body.get("cursor")
+            others = [{"id": "C0OTHER1", "name": "geral", "is_member": True}]
+            cursor = {"response_metadata": {"next_cursor": "two" if first else ""}}
+            return {"ok": True, "channels": others if first else [self.channel], **cursor}
         if method == "chat.postMessage":
             ts = f"{1_700_000_000 + len(self.messages)}.000100"
             message = Posted(ts, body["text"], body.get("blocks", []), body.get("thread_ts", ""), body["text"])
@@ -150,6 +168,12 @@ class SlackDouble:
     def _wrong(self, method: str, body: dict[str, Any], authorization: str) -> str:
         if authorization != f"Bearer {TOKEN}":
             return "invalid_auth"
+        if method == "auth.test":
+            return ""
+        if method.startswith("conversations."):
+            if "channels:read" not in self.scopes:
+                return "missing_scope"
+            return "channel_not_found" if body.get("channel", self.channel["id"]) != self.channel["id"] else ""
         if method not in ("chat.postMessage", "chat.update"):
             return "unknown_method"
         # chat.update takes an id alone.

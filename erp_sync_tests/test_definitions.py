@@ -21,7 +21,7 @@ from erp_sync.defs.names import AGREES, ERP_ORDER_STATUS, ERP_ORDERS, SHOP_ORDER
 from erp_sync.errors import Misconfigured
 from erp_sync.mapping import COLUMN_LINEAGE
 from erp_sync.settings import OrdersSection, Settings, load_settings
-from erp_sync.sync.findings import INSPECTION_CHECKS, LEDGER_CHECKS
+from erp_sync.sync.findings import DOCTOR_CHECKS, INSPECTION_CHECKS, LEDGER_CHECKS
 from erp_sync.sync.health import LedgerHealth
 from erp_sync.sync.inspection import Inspection
 from erp_sync_tests.live import REPOSITORY
@@ -63,7 +63,7 @@ def test_definitions_load_without_environment_and_without_warnings() -> None:
         ],
         "sensors": {"alarms": "RUNNING", "finalized_orders": "RUNNING"},
         "schedules": {
-            **{"inspection": "RUNNING", "ledger_checks": "RUNNING", "order_statuses": "RUNNING"},
+            **{"doctor": "RUNNING", "inspection": "RUNNING", "ledger_checks": "RUNNING", "order_statuses": "RUNNING"},
             **{"reconciliation_of_last_days": "RUNNING", "retention": "RUNNING", "stock_levels": "RUNNING"},
             **{"yesterdays_orders": "RUNNING"},
         },
@@ -107,7 +107,8 @@ def test_what_a_schedule_makes_anew_says_how_fresh_it_must_be_and_days_do_not(de
 def test_every_check_says_in_words_what_it_asserts_and_blocks_nothing(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
-    assert {spec.name for spec in specs} == LEDGER_CHECKS.keys() | INSPECTION_CHECKS.keys() | {AGREES}
+    named = LEDGER_CHECKS.keys() | INSPECTION_CHECKS.keys() | DOCTOR_CHECKS.keys()
+    assert {spec.name for spec in specs} == named | {AGREES}
     for spec in specs:
         assert "(error)" in (spec.description or "") or "warning" in (spec.description or ""), spec.name
         assert not spec.blocking
@@ -116,7 +117,7 @@ def test_every_check_says_in_words_what_it_asserts_and_blocks_nothing(defs: dg.D
 
 
 def test_every_check_has_words_of_its_own_for_the_channel() -> None:
-    checks = {**LEDGER_CHECKS, **INSPECTION_CHECKS}
+    checks = {**LEDGER_CHECKS, **INSPECTION_CHECKS, **DOCTOR_CHECKS}
     named = {check.alert or f"check/{name}" for name, check in checks.items()}
     assert named | {f"check/{AGREES}"} <= KINDS.keys()
 

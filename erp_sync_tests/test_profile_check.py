@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
+from erp_sync.models import Finding
 from erp_sync.sandbox.shop import DemoShop, catalogue, create_schema
-from erp_sync.shop.check import Finding, check_profile
+from erp_sync.shop.check import check_profile
 from erp_sync.shop.database import Shop, open_shop
 from erp_sync.shop.grants import needed_grants, read_tables
 from erp_sync.shop.profile import ReadSection, StatusSection, StockSection, load_profile

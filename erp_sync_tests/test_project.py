@@ -38,6 +38,7 @@ TIERS = {
     "alerts": 1,
     "slack": 1,
     "money": 2,
+    "database_server": 2,
     "erp_fields": 2,
     "customer_fields": 2,
     "nfe_key": 2,

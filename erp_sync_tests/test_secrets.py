@@ -12,7 +12,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,15 @@ import dagster as dg
 import pytest
 from dagster._core.remote_representation.external_data import RepositorySnap
 from moto.server import ThreadedMotoServer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from rich.console import Console
 from rich.traceback import Traceback
 
 from erp_sync import aws_secrets
 from erp_sync.definitions import build_definitions
-from erp_sync.doctor import examine
+from erp_sync.doctor.installation import installation
+from erp_sync.doctor.settings import settings as settings_area
 from erp_sync.errors import ErpSyncError, Misconfigured, SecretUnavailable
-from erp_sync.ledger.ledger import open_ledger
-from erp_sync.ledger.migrate import migrate
 from erp_sync.scrub import redact
 from erp_sync.settings import Settings, load_settings
 from erp_sync.sync.connections import open_connections
@@ -112,6 +110,14 @@ def test_the_secrets_of_webhooks_may_be_one_too(vault: Any, monkeypatch: pytest.
     vault(f"{NAME}-unusable", f"loja={CANARY}-unusable")
     with pytest.raises(Misconfigured, match=r"^ERP_SYNC_WEBHOOK_SECRETS: is not JSON"):
         load_settings().require_webhook_secrets()
+
+
+def test_the_doctor_works_with_what_is_fetched(vault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERP_SYNC_ERP_PASSWORD", REFERENCE)
+    vault(NAME, json.dumps({"erp_password": CANARY}))
+    found = installation()
+    assert found.settings.erp_password == SecretStr(CANARY)
+    assert "ERP_SYNC_ERP_PASSWORD" not in {one.subject for one in settings_area(found)}
 
 
 def test_it_is_asked_for_once_in_a_process_and_again_in_the_next(vault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,10 +209,11 @@ def test_an_unreachable_vault_is_no_mistake_of_a_person(monkeypatch: pytest.Monk
     with pytest.raises(SecretUnavailable) as caught:
         open_connections(settings)
     assert "(AWS Secrets Manager); what is due is sent when it is back" in caught.value.in_full()
-    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
-    migrate(url)
-    with closing(open_ledger(url)) as ledger:
-        assert "Slack    not used: ERP_SYNC_SLACK_TOKEN" in "\n".join(examine(ledger, settings).lines())
+    monkeypatch.setenv("ERP_SYNC_SLACK_TOKEN", REFERENCE)
+    found = installation()
+    assert found.settings.slack_token is None
+    (line,) = (one for one in settings_area(found) if one.subject == "ERP_SYNC_SLACK_TOKEN")
+    assert (line.level, "AWS does not answer" in f"{line.message}: {line.advice}") == ("error", True)
 
 
 def test_without_region_or_role_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_at_150_thousand_orders_every_query_uses_an_index_and_a_look_is_cheap(ma
         connection.execute(text("ANALYZE TABLE orders, order_items"))
     engine.dispose()
     shop = open_shop(url, load_profile("laravel"))
-    plans = {(part, what): plan for part, what, plan in shop.plans(shop.now() - timedelta(minutes=5))}
+    plans = {(plan.part, plan.what): plan.rows for plan in shop.plans(shop.now() - timedelta(minutes=5))}
     look_plan = plans["[read] orders", "look for recent changes"]
     assert [(row["type"], row["key"]) for row in look_plan if row["table"] == "o"] == [
         ("range", "orders_updated_at_index")

@@ -150,7 +150,7 @@ def failed_ticks(
 ) -> Iterator[tuple[Sighting, bool]]:
     """Sensors and schedules whose latest tick failed, of sensors one of the latest, or one since the last look; True:
     that is over. Moves `progress` on. Who is switched off is not looked at."""
-    for name, state in _latest_states(instance, names).items():
+    for name, state in latest_states(instance, names).items():
         place = state.instigator_origin_id, state.selector_id
         latest = instance.get_ticks(*place, limit=ATTEMPTS, statuses=_FINISHED)
         if not latest or not state.is_running:
@@ -233,7 +233,7 @@ def _why(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, bool]:
     return _line(messages[-1] if messages else "its process ended without a word"), True
 
 
-def _latest_states(instance: dg.DagsterInstance, names: Collection[str]) -> dict[str, InstigatorState]:
+def latest_states(instance: dg.DagsterInstance, names: Collection[str]) -> dict[str, InstigatorState]:
     """One per name: a code location that was renamed leaves another one behind, whose last tick is old for ever."""
     latest: dict[str, tuple[float, InstigatorState]] = {}
     for state in instance.all_instigator_state():

@@ -113,8 +113,36 @@ class ErpClient:
         other._flow = flow
         return other
 
+    def of_tenant(self, tenant: str) -> Self:
+        """The same client for another company and branch."""
+        other = copy.copy(self)
+        other.tenant = tenant
+        return other
+
     def close(self) -> None:
         self._transport.close()
+
+    def login(self) -> None:
+        """Has a token afterwards, by what was asked before where it is fresh. Raises ErpUnavailable and Misconfigured;
+        with Basic nothing is asked."""
+        self._credential.authorization()
+
+    def knock(self, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        """The answer, whatever it is, to a POST of which the caller knows that nothing comes of it; without `body`
+        there is not a byte of content. Takes a reader's slot and is sent once.
+
+        Raises ErpUnavailable where no answer came, and Misconfigured for the certificate and the login.
+        """
+        content = b"" if body is None else to_json(body).encode()
+
+        def send(authorization: str) -> Answer:
+            headers = self._headers(authorization) | {"Content-Type": "application/json; charset=utf-8"}
+            try:
+                return self._exchange("POST", path, headers, content, Exchange(None, self._read_timeout), write=False)
+            except _Broken as broken:
+                raise ErpUnavailable(f"POST {path} at {self._host} had no answer: {broken}") from None
+
+        return self._authorized(send)
 
     def get(self, path: str, parameters: Sequence[tuple[str, str]]) -> Answer:
         """A 2xx with JSON. Up to three tries while the ERP is briefly away; none begins after the read timeout.

@@ -53,10 +53,11 @@ TABLES: Mapping[str, frozenset[str]] = {
     "SB1": frozenset({"B1_COD", "B1_MSBLQL"}),
     "SA1": frozenset({"A1_COD", "A1_LOJA", "A1_CGC", "A1_MSBLQL"}),
     "SE4": frozenset({"E4_CODIGO"}),
+    "SA4": frozenset({"A4_COD"}),
 }
 """What may be read. Fields of the customer's own (external id, tracking code) are added by `Query`."""
 
-SHARED = frozenset({"SA1", "SB1", "SE4"})
+SHARED = frozenset({"SA1", "SB1", "SE4", "SA4"})
 """Tables that branches may share: the branch of a row is blank then, or the part that the branches have in common."""
 
 MOST_WHOLE_DIGITS = 17

@@ -277,7 +277,7 @@ class Transport:
         self._session.trust_env = False
         self._session.headers.clear()
         self._session.headers["User-Agent"] = "erp-sync"
-        adapter = _Adapter(_tls_context(ca_bundle) if root.startswith("https:") else None)
+        adapter = _Adapter(tls_context(ca_bundle) if root.startswith("https:") else None)
         self._session.adapters.clear()
         self._session.mount(root, adapter)
         _hide_queries()
@@ -329,8 +329,8 @@ def _limited(response: requests.Response) -> bytes:
     return bytes(content)
 
 
-def _tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
-    """TLS 1.2 or newer; trusts the given authorities alone, or those that certifi lists."""
+def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
+    """TLS 1.2 or newer; trusts the given authorities alone, or those that certifi lists. Raises Misconfigured."""
     try:
         context = ssl.create_default_context(cafile=str(ca_bundle or certifi.where()))
     except (OSError, ssl.SSLError) as error:

@@ -132,6 +132,8 @@ class Switches(BaseModel):
     """Q5: dropped from every answer and listed in protectedDataFields."""
     level_fields: tuple[str, ...] = ()
     """Dropped and listed in nivelFields."""
+    dictionary_hidden: bool = False
+    """genericQuery knows no SX3: the dictionary is no table of this site's database."""
     last_page_repeats_first: bool = False
     """Q10: a page beyond the end is page 1 again."""
     unstable_order: bool = False

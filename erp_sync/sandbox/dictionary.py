@@ -1,11 +1,13 @@
 """The ERP's data dictionary: tables, fields, widths (contracts/protheus-rest.md, 5.4, 6.2, 8.2 and 9.2).
 
-GW1 and GWU are the freight module's documents and their legs (6.4, delivered).
+GW1 and GWU are the freight module's documents and their legs (6.4, delivered). SX3 is the dictionary itself, a row for
+each field, of all branches.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -43,6 +45,7 @@ _GW1 = "FILIAL C2 CDTPDC C5 EMISDC C14 SERDC C3 NRDC C16 SIT C1"
 _GWU = "FILIAL C2 CDTPDC C5 EMISDC C14 SERDC C3 NRDC C16 SEQ C2 DTENT D8 HRENT C5 CDTRP C14"
 _SE4 = "FILIAL C2 CODIGO C3 DESCRI C15 MSBLQL C1"
 _SA4 = "FILIAL C2 COD C6 NOME C40 MSBLQL C1"
+_SX3 = "ARQUIVO C3 CAMPO C10 TIPO C1 TAMANHO N3,0 DECIMAL N2,0"
 
 _TABLES = {
     "SC5": ("C5", _SC5, ("FILIAL", "NUM")),
@@ -57,6 +60,7 @@ _TABLES = {
     "GWU": ("GWU", _GWU, ("FILIAL", "CDTPDC", "EMISDC", "SERDC", "NRDC", "SEQ")),
     "SE4": ("E4", _SE4, ("FILIAL", "CODIGO")),
     "SA4": ("A4", _SA4, ("FILIAL", "COD")),
+    "SX3": ("X3", _SX3, ("CAMPO",)),
 }
 _SHARED = {"SA1", "SB1", "SE4", "SA4"}
 
@@ -105,7 +109,8 @@ class Table:
 
     @property
     def branch_column(self) -> str:
-        return self.key[0]
+        """ "": it has none."""
+        return self.key[0] if self.key[0].endswith("_FILIAL") else ""
 
     @cached_property
     def readable(self) -> dict[str, Column]:
@@ -134,11 +139,24 @@ class Dictionary:
                 specs.setdefault(config.external_id_field, "C20")
             columns = {name: _column(alias, name, spec, widths.get(name)) for name, spec in specs.items()}
             branch = f"{prefix}_FILIAL"
-            columns[branch] = Column(alias, branch, "C", branch_width)
+            if branch in columns:
+                columns[branch] = Column(alias, branch, "C", branch_width)
             self.tables[alias] = Table(alias, columns, tuple(f"{prefix}_{part}" for part in key), alias in _SHARED)
         unknown = set(config.widths) - {name for table in self.tables.values() for name in table.columns}
         if unknown:
             raise ValueError(f"widths: the dictionary has no field {min(unknown)}: correct its name")
+
+    def fields(self) -> Iterator[dict[str, str | float]]:
+        """The rows of SX3."""
+        for table in self.tables.values():
+            for column in table.columns.values():
+                yield {
+                    "X3_ARQUIVO": table.alias,
+                    "X3_CAMPO": column.name,
+                    "X3_TIPO": column.kind,
+                    "X3_TAMANHO": float(column.width),
+                    "X3_DECIMAL": float(column.decimals),
+                }
 
     @cached_property
     def signature(self) -> str:

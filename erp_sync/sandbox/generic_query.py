@@ -100,7 +100,7 @@ class _Query:
         self.tables: list[Table] = []
         for alias in _aliases(parameters):
             table = store.dictionary.tables.get(alias)
-            if table is None:
+            if table is None or (alias == "SX3" and switches.dictionary_hidden):
                 raise _sql_error(f"invalid object name '{alias}'" if alias else "parameter tables is missing")
             if table in self.tables:
                 raise _sql_error(f"the alias {alias} is there twice")
@@ -133,7 +133,7 @@ class _Query:
         conditions = ["1"]
         bound: list[Value] = []
         if _flag(self._parameters, "filialfilter") and not self._switches.all_branches:
-            for table in self.tables:
+            for table in filter(lambda table: table.branch_column, self.tables):
                 conditions.append(f"+{table.alias}.{table.branch_column} = ?")
                 bound.append("" if table.shared else branch)
         if _flag(self._parameters, "deletedfilter"):

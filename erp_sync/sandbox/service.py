@@ -90,6 +90,8 @@ class Service:
         with self.store.transaction():
             self.add_conditions(self.config.conditions)
             self.add_carriers(self.config.carriers)
+            if not self.store.last_record("SX3"):
+                self.store.insert("SX3", self.store.dictionary.fields())
 
     def add_conditions(self, codes: tuple[str, ...]) -> None:
         new = [code for code in codes if not self.store.find("SE4", E4_CODIGO=code)]

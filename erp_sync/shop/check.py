@@ -7,19 +7,19 @@ Contract: contracts/shop-profile.md, "Checking a profile", but for writing stock
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Literal
 
 from pymysql.constants import FIELD_TYPE
 from sqlalchemy import Connection
 
+from erp_sync.database_server import encryption
 from erp_sync.errors import Misconfigured, ShopUnavailable
-from erp_sync.models import Order, ShopState, UnreadableOrder
+from erp_sync.models import Finding, Order, ShopState, UnreadableOrder
 from erp_sync.shop.connection import is_local, is_verified
 from erp_sync.shop.database import HEAD, LINES, ORDERS, Query, Shop
-from erp_sync.shop.grants import check_grants
+from erp_sync.shop.indexes import missing_index
+from erp_sync.shop.rights import check_grants
 from erp_sync.shop.rows import (
     OPTIONAL_OF_LINES,
     OPTIONAL_OF_ORDERS,
@@ -31,8 +31,6 @@ from erp_sync.shop.rows import (
 )
 from erp_sync.shop.statuses import Outcome, ShopStatuses
 
-Level = Literal["ok", "warning", "error"]
-
 FULL_SCAN_ROWS = 100_000
 """A full scan of a table that is larger makes every look a burden on the shop."""
 CLOCK_AHEAD = timedelta(minutes=10)
@@ -42,19 +40,12 @@ _CANONICAL = {ORDERS: (REQUIRED_OF_ORDERS, OPTIONAL_OF_ORDERS), LINES: (REQUIRED
 _MONEY = {"total", "goods_total", "discount", "freight", "tax", "unit_price", "line_total", "quantity"}
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    level: Level
-    subject: str
-    """What was looked at: a key of the profile, or a word such as `grants`."""
-    message: str
-    advice: str = ""
-    """What to do; "" where nothing is to be done."""
-
-
-def check_profile(shop: Shop, statuses: ShopStatuses | None = None, *, sample: int = 200) -> list[Finding]:
+def check_profile(
+    shop: Shop, statuses: ShopStatuses | None = None, *, sample: int = 200, besides: str = ""
+) -> list[Finding]:
     """Everything that can be said about this shop, from its last `sample` orders. With `statuses`, each status of the
-    map is written to the newest order in a transaction that is rolled back.
+    map is written to the newest order in a transaction that is rolled back; without, everything is only read.
+    `besides`: a database of the same server in which the user may do as it likes.
 
     Raises ShopUnavailable when the database cannot be asked, Misconfigured when it refuses the login: then there is
     nothing to check. What is wrong with the profile itself is a finding.
@@ -62,7 +53,7 @@ def check_profile(shop: Shop, statuses: ShopStatuses | None = None, *, sample: i
     shop.now()
     findings = [*_columns(shop, ORDERS), *_columns(shop, LINES)]
     if any(finding.level == "error" for finding in findings):
-        return [*findings, *check_grants_of(shop)]
+        return [*findings, *check_grants_of(shop, besides)]
     looks: Sequence[Callable[[], Iterator[Finding]]] = (
         lambda: _rows(shop, sample),
         lambda: _plans(shop),
@@ -74,11 +65,11 @@ def check_profile(shop: Shop, statuses: ShopStatuses | None = None, *, sample: i
             findings += look()
         except (Misconfigured, ShopUnavailable) as error:
             findings.append(Finding("error", "profile", str(error), "correct it and check again"))
-    return [*findings, *check_grants_of(shop)]
+    return [*findings, *check_grants_of(shop, besides)]
 
 
-def check_grants_of(shop: Shop) -> list[Finding]:
-    return [Finding(level, "grants", message, advice) for level, message, advice in check_grants(shop)]
+def check_grants_of(shop: Shop, besides: str = "") -> list[Finding]:
+    return [Finding(level, "grants", message, advice) for level, message, advice in check_grants(shop, besides)]
 
 
 def _columns(shop: Shop, part: str) -> Iterator[Finding]:
@@ -233,18 +224,26 @@ def _skus(shop: Shop, orders: Sequence[Order]) -> Iterator[Finding]:
 
 
 def _plans(shop: Shop) -> Iterator[Finding]:
-    for part, what, plan in shop.plans(datetime.now(UTC) - timedelta(minutes=5)):
-        bad = [scan for row in plan if (scan := _sqlite_scan(row) if shop.is_sqlite else _full_scan(row))]
+    told: set[tuple[str, str, str]] = set()
+    for plan in shop.plans(datetime.now(UTC) - timedelta(minutes=5)):
+        bad = [scan for row in plan.rows if (scan := _sqlite_scan(row) if shop.is_sqlite else _full_scan(row))]
         for table, rows in bad:
+            cause = (plan.part, plan.wanted, table)
+            if cause in told:
+                continue
+            told.add(cause)
             size = f" of about {rows} rows" if rows else ""
+            index = missing_index(plan.statement, table.partition(" ")[0], plan.wanted)
             yield Finding(
                 "error" if rows > FULL_SCAN_ROWS else "warning",
-                part,
-                f"the {what} reads {table} from end to end{size}",
-                "changed_at and order_id must be bare, indexed columns; no GROUP BY; joins over indexed columns",
+                plan.part,
+                f"the {plan.what} reads {table} from end to end{size}",
+                f"ask the shop's owner for an index: {index}"
+                if index
+                else "changed_at and order_id must be bare, indexed columns; no GROUP BY; joins over indexed columns",
             )
         if not bad:
-            yield Finding("ok", part, f"the {what} uses indexes")
+            yield Finding("ok", plan.part, f"the {plan.what} uses indexes")
 
 
 def _rehearsal(shop: Shop, statuses: ShopStatuses | None) -> Iterator[Finding]:
@@ -287,14 +286,14 @@ def _sqlite_scan(row: Row) -> tuple[str, int] | None:
 
 
 def _encryption(shop: Shop) -> Iterator[Finding]:
-    if is_local(shop.engine):
+    if shop.is_sqlite:
         return
-    row = shop.read(lambda connection: connection.exec_driver_sql("SHOW STATUS LIKE 'Ssl_cipher'").first())
-    if row is None or not row[1]:
-        message = "the connection to the shop's database is not encrypted"
-        yield Finding("warning", "ERP_SYNC_SHOP_URL", message, "let the server offer TLS and add ?ssl_ca=FILE")
-    elif not is_verified(shop.engine):
-        message = f"the connection is encrypted ({row[1]}), but the server's certificate is not verified"
-        yield Finding("warning", "ERP_SYNC_SHOP_URL", message, "add ?ssl_ca=FILE with its certificate authority")
-    else:
-        yield Finding("ok", "ERP_SYNC_SHOP_URL", f"encrypted and verified, {row[1]}")
+    shown = shop.read(lambda connection: connection.exec_driver_sql("SHOW STATUS LIKE 'Ssl_%%'").all())
+    status = {str(row[0]): str(row[1]) for row in shown}
+    yield encryption(
+        "ERP_SYNC_SHOP_URL",
+        status.get("Ssl_version", ""),
+        status.get("Ssl_cipher", ""),
+        is_local=is_local(shop.engine),
+        is_verified=is_verified(shop.engine),
+    )

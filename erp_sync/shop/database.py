@@ -72,6 +72,19 @@ class Query:
     """In the driver's paramstyle."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    part: str
+    what: str
+    """What the query is for."""
+    statement: Statement
+    """The author's, within it."""
+    wanted: str
+    """By what it looks: a column of the statement, or its parameter."""
+    rows: Sequence[Row]
+    """EXPLAIN's."""
+
+
 class Shop:
     """Thread-safe. Every method raises ShopUnavailable when the database cannot be asked now, and Misconfigured when a
     person must correct the URL, the credentials or the profile. A broken connection is replaced once per call;
@@ -257,26 +270,44 @@ class Shop:
     def head(self, row: Row) -> OrderHead:
         return self._reader.head(row)
 
-    def plans(self, since: datetime) -> list[tuple[str, str, Sequence[Row]]]:
-        """What EXPLAIN says about our queries: the profile's key, what the query is for, EXPLAIN's rows."""
+    def plans(self, since: datetime) -> list[Plan]:
+        """What EXPLAIN says about what a tick and its run ask."""
         explain = "EXPLAIN QUERY PLAN " if self.is_sqlite else "EXPLAIN "
         wall = self._earliest_wall(since)
         row = self.read(lambda connection: self.rows(connection, self._sweep, count=1))
         keys: list[Value] = [row[0]["order_id"]] if row else [""]
-        looks: list[tuple[str, Query, dict[str, Value | Sequence[Value]]]] = [
-            ("look for recent changes", self._recent, {"since": wall, "since_at": wall, "count": 500}),
-            ("sweep", self._sweep_after, {"after_id": keys[0], "count": 500}),
-            ("fetch", self._orders, {"keys": keys, "order_ids": keys, "since": self._fetch_since}),
-            ("fetch", self._lines, {"keys": keys, "order_ids": keys}),
+        after: dict[str, Value | Sequence[Value]] = {"after_at": wall, "after_id": keys[0], "count": 500}
+        read, recent = self.profile.read, {"since": wall, "since_at": wall}
+        looks: list[tuple[str, str, Statement, Query, dict[str, Any]]] = [
+            ("look for recent changes", "changed_at", read.orders, self._recent, {**recent, "count": 500}),
+            ("next page of recent changes", "changed_at", read.orders, self._recent_after, {**recent, **after}),
+            ("sweep", "order_id", read.orders, self._sweep_after, {"after_id": keys[0], "count": 500}),
+            (
+                *("fetch", "order_id", read.orders, self._orders),
+                {"keys": keys, "order_ids": keys, "since": self._fetch_since},
+            ),
+            ("fetch", "order_id", read.lines, self._lines, {"keys": keys, "order_ids": keys}),
         ]
         if self.profile.status is not None:
-            find = self.query("[status] find", self.profile.status.find.sql)
-            looks.append(("look for one order", find, {"number": str(row[0]["number"]) if row else ""}))
+            statement = self.profile.status.find
+            find = self.query("[status] find", statement.sql)
+            number = str(row[0]["number"]) if row else ""
+            looks.append(("look for one order", ":number", statement, find, {"number": number}))
+        if self.profile.stock is not None:
+            statement = self.profile.stock.find
+            find = self.query("[stock] find", statement.sql)
+            looks.append(("look for one stock", ":sku", statement, find, {"sku": "-", "warehouse": "-"}))
 
-        def ask(connection: Connection) -> list[tuple[str, str, Sequence[Row]]]:
+        def ask(connection: Connection) -> list[Plan]:
             return [
-                (query.part, what, self.rows(connection, Query(query.part, explain + query.sql), **values))
-                for what, query, values in looks
+                Plan(
+                    query.part,
+                    what,
+                    statement,
+                    wanted,
+                    self.rows(connection, Query(query.part, explain + query.sql), **values),
+                )
+                for what, wanted, statement, query, values in looks
             ]
 
         return self.read(ask)

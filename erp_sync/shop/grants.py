@@ -1,4 +1,4 @@
-"""Which rights the shop's database gives us, and which a profile needs: GRANT statements ready to be run.
+"""Which rights a profile needs: GRANT statements ready to be run.
 
 `deploy/grants.sql` is `grants_file` of the shipped profile; a test holds both alike.
 """
@@ -7,44 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal
 
 from erp_sync.shop.database import Shop
 from erp_sync.shop.profile import Profile
 from erp_sync.shop.statement import Statement
 from erp_sync.shop.stock import TEMPORARY
 
+AT_WORK = ("SELECT", "INSERT", "UPDATE", "DELETE")
+"""What the ledger's user may do with its tables."""
+TO_MIGRATE = ("CREATE", "ALTER", "INDEX")
+"""And to make and change them."""
 SHOP_USER, LEDGER_USER, MIGRATE_USER = "erp_sync_shop", "erp_sync_ledger", "erp_sync_migrate"
 
-_HARMLESS = {"USAGE", "SELECT", "SHOW VIEW"}
 _AFTER_TABLE = {"join", "straight_join", "inner", "left", "right", "cross", "natural", "on", "using", "force", "use"}
-_GRANT = re.compile(r"GRANT (?P<rights>.+?) ON (?P<on>\S+) TO ", re.DOTALL)
-_RIGHT = re.compile(r"(?P<name>[A-Z][A-Z ]*[A-Z])(?: \((?P<columns>[^)]*)\))?")
-
-
-def check_grants(shop: Shop) -> Iterator[tuple[Literal["ok", "warning"], str, str]]:
-    """Level, message, advice. Nothing on SQLite, which has no rights.
-
-    A missing right to read is known from the SELECTs that fail; here is what the user has beyond need.
-    """
-    if shop.is_sqlite:
-        return
-    rows = shop.read(lambda connection: connection.exec_driver_sql("SHOW GRANTS").all())
-    needed = needed_grants(shop)
-    advice = "give the user these rights and no others: " + "; ".join(needed)
-    written = {(verb, table) for verb, table, columns in _written(shop.profile) if columns or verb == "INSERT"}
-    excess = [
-        f"{right} ON {on}"
-        for right, columns, on in _rights(str(row[0]) for row in rows)
-        if right not in _HARMLESS
-        and not (columns and right == "UPDATE" and ("UPDATE", _table_of(on)) in written)
-        and not (right == "INSERT" and ("INSERT", _table_of(on)) in written)
-        and not (right == "CREATE TEMPORARY TABLES" and _has_bulk(shop.profile))
-    ]
-    if excess:
-        yield "warning", f"the user {shop.engine.url.username!r} may do more than needed: {', '.join(excess)}", advice
-    else:
-        yield "ok", f"the user {shop.engine.url.username!r} has no rights beyond need", advice
 
 
 def needed_grants(shop: Shop) -> list[str]:
@@ -69,14 +44,14 @@ def shop_grants(profile: Profile, database: str, user: str) -> list[str]:
         right = f"UPDATE ({', '.join(columns)})" if verb == "UPDATE" else verb
         grants.append(f"GRANT {right} ON {_qualified(table, database)} {to}")
     if _has_bulk(profile):
-        grants.append(f"GRANT CREATE TEMPORARY TABLES ON {_all_of(database)} {to}")
+        grants.append(f"GRANT CREATE TEMPORARY TABLES ON {all_of(database)} {to}")
     return list(dict.fromkeys(grants))
 
 
 def ledger_grants(database: str, user: str, *, migrates: bool) -> list[str]:
     """What the ledger's user needs of its own database: to work, or besides that to make and change the tables."""
-    rights = "SELECT, INSERT, UPDATE, DELETE" + (", CREATE, ALTER, INDEX, DROP" if migrates else "")
-    return [f"GRANT {rights} ON {_all_of(database)} {_to(user)}"]
+    rights = ", ".join([*AT_WORK, *(TO_MIGRATE if migrates else ())])
+    return [f"GRANT {rights} ON {all_of(database)} {_to(user)}"]
 
 
 def grants_file(profile: Profile, shop: str, ledger: str) -> str:
@@ -173,21 +148,8 @@ def _tables_by_alias(words: list[str]) -> dict[str, str]:
     return named
 
 
-def _rights(grants: Iterator[str]) -> Iterator[tuple[str, str, str]]:
-    """Right, its columns, and what it is on."""
-    for grant in grants:
-        match = _GRANT.match(grant)
-        if match:
-            for right in _RIGHT.finditer(match["rights"]):
-                yield right["name"], right["columns"] or "", match["on"]
-
-
 def _has_bulk(profile: Profile) -> bool:
     return profile.stock is not None and profile.stock.bulk is not None
-
-
-def _table_of(on: str) -> str:
-    return on.replace("`", "").rpartition(".")[2]
 
 
 def _qualified(table: str, database: str) -> str:
@@ -198,7 +160,7 @@ def _name(name: str) -> str:
     return name if re.fullmatch(r"\w+", name) else f"`{name.replace('`', '``')}`"
 
 
-def _all_of(database: str) -> str:
+def all_of(database: str) -> str:
     """Here, and here alone, _ and % stand for any letters: unescaped, erp_sync would be erp-sync and erp2sync too."""
     escaped = re.sub(r"([_%])", r"\\\1", database.replace("`", "``"))
     return f"`{escaped}`.*"

@@ -111,3 +111,11 @@ INSPECTION_CHECKS = {
     ),
     "erp_fields": Check("health/reconciliation", "The ERP's answers still have every field that is needed (error)."),
 }
+
+DOCTOR_CHECKS = {
+    "installation_is_sound": Check(
+        "health/reconciliation",
+        "The doctor finds nothing missing or wrong in settings, shop, ledger, ERP, Dagster, Slack and AWS (as it says: "
+        "warning or error).",
+    ),
+}

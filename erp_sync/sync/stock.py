@@ -87,6 +87,8 @@ class StockFlow:
         contradict each other."""
         profile = shop.profile.stock
         assert profile is not None  # noqa: S101 - there is a ShopStock, told to the type checker
+        if contradiction := settings.stock.contradiction(profile.basis, profile.warehouses):
+            raise Misconfigured(contradiction)
         self._shop = shop
         self._shop_stock = shop_stock
         self._ledger = ledger
@@ -100,11 +102,6 @@ class StockFlow:
         self._is_physical = profile.basis == "physical"
         self._waiting_days = profile.waiting_days if profile.waiting_holds else None
         self._places = _places(profile.warehouses, settings.stock.warehouses)
-        if self._is_physical and (settings.stock.formula != "physical" or settings.stock.subtract_open_orders):
-            raise Misconfigured(
-                '[stock] basis = "physical" of the profile publishes B2_QATU alone: set stock.formula = "physical" and '
-                "stock.subtract_open_orders = false"
-            )
 
     def run(
         self,
@@ -332,12 +329,6 @@ def _places(of_shop: Mapping[str, str], of_erp: Sequence[str]) -> dict[str, tupl
     """The shop's name of each of its stocks = the ERP warehouses that are summed for it."""
     if not of_shop:
         return {"": tuple(of_erp)}
-    unknown = [code for code in of_erp if code not in of_shop]
-    if unknown:
-        raise Misconfigured(
-            f"stock.warehouses names {unknown[0]!r}, which [stock] warehouses of the profile does not: say there which "
-            "stock of the shop it belongs to"
-        )
     places: dict[str, list[str]] = {}
     for code in of_erp:
         places.setdefault(of_shop[code], []).append(code)

@@ -1,17 +1,18 @@
-"""What is wrong now, asked of the ledger alone: it answers where Dagster and Slack do not."""
+"""What is wrong now, asked of the ledger alone: it answers where Dagster and Slack do not. A container's health check
+asks this once a minute, so it loads nothing else."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from erp_sync import alerts
-from erp_sync.errors import Misconfigured, SecretUnavailable
 from erp_sync.ledger.ledger import Ledger
 from erp_sync.ledger.outlet import Outlet
-from erp_sync.models import ALARMS_ALIVE, Incident, Severity
+from erp_sync.models import ALARMS_ALIVE, Finding, Incident, Level
 from erp_sync.settings import Settings
 from erp_sync.sync.announcing import shown
 
@@ -35,29 +36,22 @@ class Report:
             return False
         return -_AHEAD <= self.now - self.watched_at <= timedelta(seconds=self.settings.alerts.alive_seconds)
 
-    @property
-    def well(self) -> bool:
-        return self.alive and not any(one.severity is Severity.ERROR for one in self.incidents)
-
-    def lines(self, *, alive_only: bool = False) -> Iterator[str]:
-        yield self._watch()
-        if alive_only:
-            return
-        yield self._slack()
+    def findings(self) -> Iterator[Finding]:
+        yield self.watch()
+        if self.outlet.failures:
+            again = f"{self.outlet.next_try_at:%H:%M:%S} UTC" if self.outlet.next_try_at else "soon"
+            message = f"Slack was not reached {self.outlet.failures} times in a row, next try {again}; nothing is lost"
+            yield Finding("warning", "telling", message, "see the lines of Slack")
         language = self.settings.language
         for one in self.incidents:
             said = alerts.words(one, language)
             age = alerts.span(self.now - one.opened_at, language)
             held = alerts.amount(one, one.count, language)
             facts = ", ".join(filter(None, [one.subject, held, age]))
-            yield f"{one.severity:<8} {said.title} ({facts})"
-            if one.detail:
-                yield f"         {one.detail}"
-            if one.sample:
-                yield f"         {', '.join(one.sample)}"
-            yield f"         -> {said.who}: {said.step}"
+            message = "; ".join(filter(None, [facts, one.detail, ", ".join(one.sample)]))
+            yield Finding(one.severity.value, said.title, message, f"{said.who}: {said.step}")
         if not self.incidents:
-            yield "no open incident"
+            yield Finding("ok", "incidents", "none is open")
 
     def as_json(self, *, alive_only: bool = False) -> dict[str, Any]:
         watched: dict[str, Any] = {"alive": self.alive, "watched_at": _iso(self.watched_at)}
@@ -73,28 +67,21 @@ class Report:
             "incidents": [self._plain(one) for one in self.incidents],
         }
 
-    def _watch(self) -> str:
+    def watch(self) -> Finding:
+        """Whether the alarms are at work: the dead man's handle of all alerts."""
+        advice = "start Dagster's daemon, and its alarms sensor"
         if self.watched_at is None:
-            return "alarms   SILENT: they never gave a sign: start Dagster's daemon and its alarms sensor"
+            # Without Dagster nobody has alarms; with it, alerts would reach nobody.
+            level: Level = "error" if os.environ.get("DAGSTER_HOME") else "warning"
+            return Finding(level, "alarms", "SILENT: they never gave a sign", advice)
         age = int((self.now - self.watched_at).total_seconds())
         if self.alive:
-            return f"alarms   alive, {max(age, 0)} s ago"
-        return (
-            f"alarms   SILENT since {self.watched_at:%Y-%m-%d %H:%M:%S} UTC ({age} s; alerts.alive_seconds = "
-            f"{self.settings.alerts.alive_seconds}): check Dagster's daemon and its alarms sensor"
+            return Finding("ok", "alarms", f"alive, {max(age, 0)} s ago")
+        message = (
+            f"SILENT since {self.watched_at:%Y-%m-%d %H:%M:%S} UTC ({age} s; alerts.alive_seconds = "
+            f"{self.settings.alerts.alive_seconds})"
         )
-
-    def _slack(self) -> str:
-        try:
-            account = self.settings.slack_account()
-        except (Misconfigured, SecretUnavailable) as error:
-            return f"Slack    not used: {error}"
-        if account is None:
-            return "Slack    not used: ERP_SYNC_SLACK_TOKEN is not set; incidents stay here and in Dagster's UI"
-        if self.outlet.failures:
-            again = f"{self.outlet.next_try_at:%H:%M:%S} UTC" if self.outlet.next_try_at else "soon"
-            return f"Slack    not reached {self.outlet.failures} times in a row, next try {again}; nothing is lost"
-        return f"Slack    configured, channel {account[1]}"
+        return Finding("error", "alarms", message, advice)
 
     def _plain(self, incident: Incident) -> dict[str, Any]:
         said = alerts.words(incident, self.settings.language)

@@ -1,0 +1,128 @@
+"""Which rights a database gives its user, compared with those that are needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from erp_sync.models import Level
+from erp_sync.shop.database import Shop
+from erp_sync.shop.grants import needed_grants
+
+_GRANT = re.compile(r"GRANT (?P<rights>.+?) ON (?P<on>\S+) TO ", re.DOTALL)
+_RIGHT = re.compile(r"(?P<name>[A-Z][A-Z ]*[A-Z])(?: \((?P<columns>[^)]*)\))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    name: str
+    """SELECT; ALL PRIVILEGES."""
+    on: str
+    """`*.*`, `shop.*` or `shop.orders`, without quotes."""
+    columns: frozenset[str] = frozenset()
+    """In lower case; empty: the whole table."""
+
+    def __str__(self) -> str:
+        return f"{self._right} ON {self.on}"
+
+    def granted_to(self, account: str) -> str:
+        """As a statement. `account` is what `quoted` gives."""
+        return f"GRANT {self._right} ON {self.on} TO {account}"
+
+    @property
+    def _right(self) -> str:
+        return f"{self.name} ({', '.join(sorted(self.columns))})" if self.columns else self.name
+
+    def covers(self, on: str) -> bool:
+        """Whether a right on this is one on that table, or on the whole of that database (`shop.*`)."""
+        return self.on == "*.*" or _alike(self.on, on)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a user may do, by SHOW GRANTS."""
+
+    rights: tuple[Right, ...]
+    has_roles: bool
+    """What comes with a role is not among the rights."""
+
+    def has(self, right: Right) -> bool:
+        found = [one for one in self.rights if one.name in (right.name, "ALL PRIVILEGES") and one.covers(right.on)]
+        # Of a SELECT on columns the statements themselves tell whether it is enough: they are run.
+        if right.name == "SELECT" or any(not one.columns for one in found):
+            return bool(found)
+        return bool(found) and right.columns <= frozenset().union(*(one.columns for one in found))
+
+
+def quoted(account: str) -> str:
+    """`user@host`, as CURRENT_USER() gives it, for a statement; any host where there is none."""
+    user, at, host = account.rpartition("@")
+    name, place = (user, host) if at else (account, "%")
+    return "@".join("'" + part.replace("'", "''") + "'" for part in (name, place))
+
+
+def granted(lines: Iterable[str]) -> Granted:
+    """By the lines of SHOW GRANTS, or GRANT statements."""
+    lines = list(lines)
+    return Granted(tuple(_rights(lines)), any(" ON " not in line for line in lines))
+
+
+def check_grants(shop: Shop, besides: str = "") -> Iterator[tuple[Level, str, str]]:
+    """Level, message, advice: what the user may not do and must, and what it may do beyond need. Nothing on SQLite,
+    which has no rights. `besides`: a database that is the user's own, such as the ledger."""
+    if shop.is_sqlite:
+        return
+    rows = shop.read(lambda connection: connection.exec_driver_sql("SHOW GRANTS").all())
+    account = quoted(str(shop.read(lambda connection: connection.exec_driver_sql("SELECT CURRENT_USER()").scalar())))
+    has, needed = granted(str(row[0]) for row in rows), granted(needed_grants(shop)).rights
+    user = shop.engine.url.username
+    advice = "give the user these rights and no others: " + "; ".join(
+        f"{statement.rpartition(' TO ')[0]} TO {account}" for statement in needed_grants(shop)
+    )
+    missing = [right for right in needed if not has.has(right)]
+    if missing:
+        message = f"the user {user!r} lacks {', '.join(map(str, missing))}"
+        statements = "; ".join(right.granted_to(account) for right in missing)
+        if has.has_roles:
+            yield "warning", f"{message}, unless a role of it has that", statements
+        else:
+            yield "error", message, statements
+    excess = [
+        str(beyond)
+        for right in has.rights
+        if right.name != "USAGE" and not (besides and right.on.partition(".")[0].lower() == besides.lower())
+        if (beyond := _beyond(right, needed)) is not None
+    ]
+    if excess:
+        yield "warning", f"the user {user!r} may do more than needed: {', '.join(excess)}", advice
+    elif not missing:
+        yield "ok", f"the user {user!r} has no rights beyond need", advice
+
+
+def _beyond(right: Right, needed: Sequence[Right]) -> Right | None:
+    """What of it nobody needs; None: nothing."""
+    if right.name in ("SELECT", "SHOW VIEW") and right.on != "*.*":
+        return None
+    same = [one for one in needed if one.name == right.name and _alike(one.on, right.on)]
+    if right.name == "UPDATE" and same and right.columns:
+        columns = right.columns - frozenset().union(*(one.columns for one in same))
+        return Right("UPDATE", right.on, columns) if columns else None
+    return None if same and right.name != "UPDATE" else right
+
+
+def _rights(lines: Iterable[str]) -> Iterator[Right]:
+    for line in lines:
+        match = _GRANT.match(line)
+        if match:
+            on = re.sub(r"\\(.)", r"\1", match["on"].replace("`", ""))
+            for right in _RIGHT.finditer(match["rights"]):
+                columns = re.findall(r"\w+", (right["columns"] or "").lower())
+                yield Right(right["name"], on, frozenset(columns))
+
+
+def _alike(granted_on: str, on: str) -> bool:
+    """`shop.*` is alike to every table of it."""
+    database, _, table = granted_on.lower().partition(".")
+    wanted, _, name = on.lower().partition(".")
+    return database == wanted and table in ("*", name)
