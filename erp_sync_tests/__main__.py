@@ -1,7 +1,7 @@
 """`python -m erp_sync_tests [pytest's arguments]`: the whole suite, and what it needs beside Python.
 
-MariaDB and Chromium are installed through apt where they are missing. Exits as pytest does; a run that collects no test
-is a failure.
+MariaDB, Chromium and PHP are installed through apt where they are missing. Exits as pytest does; a run that collects no
+test is a failure.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ PACKAGES = {
     "mariadbd": ("mariadb-server-core", "mariadb-client-core"),
     "mariadb-install-db": ("mariadb-server-core", "mariadb-client-core"),
     "chromium": ("chromium",),
+    "php": ("php-cli",),
 }
 """Program = the Debian packages that bring it."""
 
@@ -35,7 +36,7 @@ def install(packages: list[str]) -> None:
     """Raises SystemExit with one clear line where that cannot be done."""
     names = " ".join(packages)
     if shutil.which("apt-get") is None:
-        raise SystemExit(f"the tests need MariaDB's server and Chromium (in Debian: {names}): install them first")
+        raise SystemExit(f"the tests need MariaDB's server, Chromium and PHP (in Debian: {names}): install them first")
     if os.geteuid() != 0:
         raise SystemExit(f"the tests need packages that only root can install: sudo apt-get install {names}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

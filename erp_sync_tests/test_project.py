@@ -252,7 +252,7 @@ def test_the_readme_says_how_to_test() -> None:
 
 def test_what_is_missing_for_the_tests_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda program, path=None: None)
-    assert suite.missing_packages() == ["mariadb-server-core", "mariadb-client-core", "chromium"]
+    assert suite.missing_packages() == ["mariadb-server-core", "mariadb-client-core", "chromium", "php-cli"]
     with pytest.raises(SystemExit, match="in Debian: chromium"):
         suite.install(["chromium"])
     monkeypatch.setattr(shutil, "which", lambda program, path=None: program)

@@ -79,6 +79,25 @@ def test_over_tls(authority: Authority, tmp_path: Path, ledger: Ledger, monkeypa
         assert good(url, verify=str(authority.bundle)).status_code == 202
 
 
+def test_connections_that_never_speak_tls_take_little_room(
+    authority: Authority, ledger: Ledger, tmp_path: Path
+) -> None:
+    certificate, key = authority.issue(tmp_path, "localhost")
+    url = str(ledger.database.writer.url)
+    command = Command(tmp_path, url, "--tls-cert", str(certificate), "--tls-key", str(key))
+    try:
+        assert good(command.url, verify=str(authority.bundle)).status_code == 202
+        before = command.memory()
+        silent = [connect(command.port) for _ in range(600)]
+        assert good(command.url, verify=str(authority.bundle)).status_code == 202
+        assert command.memory() - before < 80
+        for connection in silent:
+            connection.close()
+        assert command.stop() == 0
+    finally:
+        command.close()
+
+
 @pytest.mark.parametrize(
     ("trusted", "given", "named"),
     [

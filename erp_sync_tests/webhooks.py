@@ -232,9 +232,14 @@ def connect(port: int, data: bytes = b"", timeout: float = 10) -> socket.socket:
 def until_closed(connection: socket.socket) -> bytes:
     """What the server says until it ends the connection. Raises TimeoutError where it does not."""
     said = b""
-    with connection, contextlib.suppress(ConnectionError):
-        while part := connection.recv(65536):
-            said += part
+    with connection:
+        try:
+            while part := connection.recv(65536):
+                said += part
+        except TimeoutError:
+            raise
+        except OSError:  # torn down
+            pass
     return said
 
 

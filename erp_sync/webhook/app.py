@@ -197,7 +197,7 @@ class _Door:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._asking, check_revision, self._ledger.database)
         except (TimeoutError, ErpSyncError) as error:
-            logger.warning("not ready: %s", error or "the ledger does not answer in time")
+            logger.warning("not ready: %s", str(error) or "the ledger does not answer in time")
             return False
         return True
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import sys
+from asyncio import sslproto
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ REQUEST_SECONDS = 12.0
 MOST_CONNECTIONS = 512
 MOST_FILES = 4096
 """Connections whose TLS handshake is not over are no connections yet, and end after HEAD_SECONDS."""
+TLS_BUFFER = 16 * 1024
+"""In bytes: what one record of TLS holds."""
 END_SECONDS = 5
 """So long a request in progress is waited for at the end."""
 
@@ -60,7 +63,7 @@ def serve(app: Starlette, listening: Listening, begin: Callable[[], None] = lamb
     server = WebhookServer(app, listening)
     # uvicorn gives the signal on once it is done: then it ends the program, by way of what must be closed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _many_files()
+    _room_for_connections()
     begin()
     server.run()
 
@@ -223,10 +226,11 @@ def _listen(listening: Listening) -> socket.socket:
     return listener
 
 
-def _many_files() -> None:
-    """A connection is a file: shells allow 1024 where the system allows far more."""
+def _room_for_connections() -> None:
+    """A connection is a file: shells allow 1024 where the system allows far more. And each is given a buffer of 256 KiB
+    for TLS, before its handshake: a thousand that never speak would be 300 MB."""
+    sslproto.SSLProtocol.max_size = TLS_BUFFER
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    if soft != resource.RLIM_INFINITY and soft < MOST_FILES:
+        limit = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
