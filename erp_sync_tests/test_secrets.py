@@ -242,6 +242,11 @@ def test_what_is_fetched_is_checked_like_what_is_given(vault: Any) -> None:
         slack_token="aws-secret:erp_sync/slack",
         slack_channel="#alertas",
         shop_url="aws-secret:erp_sync/shop",
+        ledger_url="sqlite:///nowhere.sqlite",
+        erp_url="http://127.0.0.1:1/rest",
+        erp_user="svc",
+        erp_password="x",
+        erp_tenant="01,0101",
         orders={"start_day": TODAY},
     )
     for start in (settings.slack_account, lambda: open_connections(settings)):
