@@ -32,12 +32,20 @@ for _ in $(seq 200); do
 done
 "$BIN/dagster" api grpc-health-check -p "$PORT"
 kill %1
+"$BIN/erp-sync" webhook --port "$HOOKS" &
+for _ in $(seq 200); do
+    if (: < "/dev/tcp/127.0.0.1/$HOOKS") 2>/dev/null; then break; fi
+    sleep 0.2
+done
+"$BIN/python" -c "from urllib.request import urlopen as get; get('http://127.0.0.1:$HOOKS/readyz', timeout=10)"
+kill %2
 "$BIN/erp-sync" orders
 """
+SOURCE = '[webhook.sources.loja]\nscheme = "spatie"\n'
 
 
-def test_code_server_run_and_command_need_no_user_no_right_and_no_root_to_write_to() -> None:
-    with stage(latency_ms=0, config=CONFIG) as on:
+def test_code_server_run_receiver_and_command_need_no_user_no_right_and_no_root_to_write_to() -> None:
+    with stage(latency_ms=0, config=CONFIG + SOURCE) as on:
         order = on.shop.checkout()
         home = dagster_home(on.folder)
         place = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
@@ -55,6 +63,8 @@ def test_code_server_run_and_command_need_no_user_no_right_and_no_root_to_write_
             "HERE": str(REPOSITORY),
             "BIN": str(BIN),
             "PORT": str(free_port()),
+            "HOOKS": str(free_port()),
+            "ERP_SYNC_WEBHOOK_SECRETS": '{"loja": "segredo-de-dezesseis"}',
             "DAY": today().isoformat(),
             **on.environment,
         }
