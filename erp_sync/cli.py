@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -140,14 +141,15 @@ def doctor(*, alive: bool, as_json: bool) -> None:
     """
     if alive:
         _alive(as_json)
+    from erp_sync.definitions import build_definitions
     from erp_sync.defs.doctor import dagster
     from erp_sync.doctor.alarms import alarms, report_of
     from erp_sync.doctor.areas import AREAS
-    from erp_sync.doctor.examination import examine, worst
+    from erp_sync.doctor.examination import Area, examine, worst
     from erp_sync.doctor.installation import installation
 
     known = installation()
-    areas = {**AREAS, "Dagster": dagster, "incidents": alarms}
+    areas: dict[str, Area] = {**AREAS, "Dagster": partial(dagster, build=build_definitions), "incidents": alarms}
     with _progress() as progress:
         task = progress.add_task("looking")
         lines = examine(

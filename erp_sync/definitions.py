@@ -52,7 +52,7 @@ def build_definitions(settings: Settings | None = None, erp_sync: ErpSync | None
         assets = dg.with_source_code_references(with_freshness(made, settings))
     return dg.Definitions(
         assets=assets,
-        asset_checks=[ledger_checks(), inspection_checks(), every_order_agrees(), doctor_check()],
+        asset_checks=[ledger_checks(), inspection_checks(), every_order_agrees(), doctor_check(build_definitions)],
         jobs=[job, statuses, stock, reconciliation, checks, inspection, retention, doctor],
         schedules=[
             yesterday(job, days),

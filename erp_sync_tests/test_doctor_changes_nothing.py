@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from dagster._daemon.types import DaemonHeartbeat
 
+from erp_sync.definitions import build_definitions
 from erp_sync.defs.daily_doctor import look
 from erp_sync.defs.names import DOCTOR_JOB, HEALTH_RECONCILIATION
 from erp_sync.demo import environment
@@ -157,4 +158,4 @@ def test_the_daily_check_has_errors_and_warnings_and_is_green_again() -> None:
 def test_the_daily_check_does_not_stand_open_because_it_stands_open() -> None:
     with place() as here:
         here.erp_sync.connections()
-        assert "incidents" not in look(here.instance)
+        assert "incidents" not in look(here.instance, build_definitions)

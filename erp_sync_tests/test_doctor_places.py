@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._daemon.types import DaemonHeartbeat
 from moto.server import ThreadedMotoServer
 
-from erp_sync.defs.doctor import SILENT_SECONDS, dagster
+from erp_sync.definitions import build_definitions
+from erp_sync.defs import doctor as of_dagster
+from erp_sync.defs.doctor import SILENT_SECONDS
 from erp_sync.doctor.aws import aws
 from erp_sync.doctor.examination import Area
 from erp_sync.doctor.installation import Installation
@@ -32,6 +35,9 @@ from erp_sync_tests.live import dagster_home, job_origin
 from erp_sync_tests.slack_double import CHANNEL, CHANNEL_NAME, TOKEN, SlackDouble
 
 GROUP = "/ecs/erp_sync"
+
+
+dagster = partial(of_dagster.dagster, build=build_definitions)
 
 
 def look(area: Area, **settings: Any) -> list[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import dagster as dg
 
 from erp_sync.defs.checks import TAGS, check_key
+from erp_sync.defs.doctor import Build, of_instance
 from erp_sync.defs.names import DOCTOR_JOB
 from erp_sync.models import Finding
 from erp_sync.sync.findings import DOCTOR_CHECKS
@@ -15,7 +16,7 @@ _COLUMNS = ("level", "area", "subject", "message", "what_to_do")
 NAMED = 5
 
 
-def doctor_check() -> dg.AssetChecksDefinition:
+def doctor_check(build: Build) -> dg.AssetChecksDefinition:
     """Not in the runs that make its asset: it asks all systems."""
     key = check_key(_NAME, _CHECK)
 
@@ -26,20 +27,19 @@ def doctor_check() -> dg.AssetChecksDefinition:
     )
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         if not context.run.asset_selection:
-            yield result(look(context.instance))
+            yield result(look(context.instance, build))
 
     return check
 
 
-def look(instance: dg.DagsterInstance) -> dict[str, list[Finding]]:
+def look(instance: dg.DagsterInstance, build: Build) -> dict[str, list[Finding]]:
     """Without what is open already: this check would stand open because it does."""
-    from erp_sync.defs.doctor import of_instance
     from erp_sync.doctor.areas import AREAS
     from erp_sync.doctor.examination import examine
     from erp_sync.doctor.installation import Installation, installation
 
     def dagster(known: Installation) -> Iterator[Finding]:
-        yield from of_instance(instance, known)
+        yield from of_instance(instance, known, build)
 
     return examine(installation(), {**AREAS, "Dagster": dagster})
 

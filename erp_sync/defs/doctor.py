@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,16 @@ from erp_sync.models import Finding
 
 if TYPE_CHECKING:
     from erp_sync.doctor.installation import Installation
+    from erp_sync.settings import Settings
 
+Build = Callable[["Settings"], dg.Definitions]
 SILENT_SECONDS = 180.0
 """The daemon gives a sign every 30 seconds."""
 
 
-def dagster(installation: Installation) -> Iterator[Finding]:
-    """Reads the instance that DAGSTER_HOME names; where there is none yet, none is made."""
+def dagster(installation: Installation, build: Build) -> Iterator[Finding]:
+    """Reads the instance that DAGSTER_HOME names; where there is none yet, none is made. `build` makes the code
+    location, whose sensors and schedules must be on."""
     home = os.environ.get("DAGSTER_HOME", "")
     if not home:
         message = "DAGSTER_HOME is not set: nothing runs by itself"
@@ -46,7 +49,7 @@ def dagster(installation: Installation) -> Iterator[Finding]:
             yield nothing
             return
         with dg.DagsterInstance.from_ref(ref) as instance:
-            yield from of_instance(instance, installation)
+            yield from of_instance(instance, installation, build)
     except Exception as error:  # dagster's, its storage's driver's and its YAML's have no ancestor in common
         what = str(error).partition("\n")[0][:200]
         message = f"cannot be used: {type(error).__name__}: {what}"
@@ -65,11 +68,11 @@ def _nothing_yet(ref: InstanceRef) -> Finding | None:
     return Finding("warning", "storage", message, "start dagster-daemon and dagster-webserver")
 
 
-def of_instance(instance: dg.DagsterInstance, installation: Installation) -> Iterator[Finding]:
+def of_instance(instance: dg.DagsterInstance, installation: Installation, build: Build) -> Iterator[Finding]:
     """Raises what its storage raises."""
     yield _storage(instance)
     yield _daemon(instance)
-    yield _switched_off(instance, installation)
+    yield _switched_off(instance, installation, build)
 
 
 def _storage(instance: dg.DagsterInstance) -> Finding:
@@ -97,11 +100,9 @@ def _daemon(instance: dg.DagsterInstance) -> Finding:
     return Finding("ok", "daemon", "alive")
 
 
-def _switched_off(instance: dg.DagsterInstance, installation: Installation) -> Finding:
-    from erp_sync.definitions import build_definitions
-
+def _switched_off(instance: dg.DagsterInstance, installation: Installation, build: Build) -> Finding:
     try:
-        repository = build_definitions(installation.settings).get_repository_def()
+        repository = build(installation.settings).get_repository_def()
     except Misconfigured as error:
         return Finding("error", "automation", f"the code location does not load: {error}", "correct it first")
     on = {each.name: each.default_status.value == "RUNNING" for each in repository.sensor_defs}
