@@ -166,8 +166,9 @@ class TestLingering:
         results: list[dg.ExecuteInProcessResult] = []
         tags = {LINGER_TAG: "yes"}
         thread = threading.Thread(target=lambda: results.append(lingering.materialize(today(), tags=tags)))
-        thread.start()
+        # Opened first: Alembic, which Dagster uses for a run's file too, is not for two threads at once.
         ledger = lingering.erp_sync.connections().ledger
+        thread.start()
         until("it is at work", lambda: ledger.heartbeats_alive("orders", timedelta(seconds=60)), 10)
         for _ in range(2):
             wanted = {*numbers_in(lingering.on), lingering.on.shop.checkout().number}

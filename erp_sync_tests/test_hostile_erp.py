@@ -218,7 +218,8 @@ def test_whatever_comes_over_the_wire(name: str) -> None:
     else:
         assert isinstance(error, ErpUnavailable | Misconfigured), error
     assert isinstance(created, InDoubt) or (isinstance(created, Refused) and not created.certain), created
-    assert len(erp.requests) == tries + 1  # a write is never repeated
+    # A write is never repeated; and a read that was given up may be noted late.
+    assert sum(request.method == "POST" for request in erp.requests) == 1
     assert seconds < LIMIT * (tries + 1) + 3.0
     assert grown < 120
 

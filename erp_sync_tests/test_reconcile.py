@@ -121,7 +121,7 @@ def test_each_kind_is_found_and_what_repairs_itself_is_repaired_once(shelf: Book
         changed.number: "changed.shop",
         regretted.number: "found.person",
         "NOT-OURS": "unknown.erp",
-        r"NOT\tOURS": "unknown.erp",
+        "NOT\N{REPLACEMENT CHARACTER}OURS": "unknown.erp",
     }
     repaired = {
         cancelled.number: "cancelled.shop",

@@ -16,7 +16,7 @@ from erp_sync.definitions import build_definitions
 from erp_sync.defs.names import AGREES, HEALTH_RECONCILIATION, RECONCILIATION_JOB
 from erp_sync.sandbox.shop import PlacedOrder
 from erp_sync.settings import OrdersSection, ReconcileSection, Settings
-from erp_sync.sync.findings import INSPECTION_CHECKS
+from erp_sync.sync.findings import DOCTOR_CHECKS, INSPECTION_CHECKS
 from erp_sync_tests.live import Place, place, today
 from erp_sync_tests.test_cli import CommandLine
 
@@ -156,7 +156,7 @@ def test_the_graph_says_what_is_compared() -> None:
     assert {key.to_user_string() for key in node.parent_keys} == {"erp/orders", "shop/order_status"}
     assert (node.group_name, node.pools, node.owners) == ("health", {"erp_reconciliation"}, ["team:integration"])
     assert node.description
-    assert {key.name for key in node.check_keys} == {AGREES, *INSPECTION_CHECKS}
+    assert {key.name for key in node.check_keys} == {AGREES, *INSPECTION_CHECKS, *DOCTOR_CHECKS}
 
 
 def test_the_command_compares_says_who_decides_and_writes_the_table(
