@@ -375,6 +375,29 @@ class TestRuns:
 
 
 class TestOtherSources:
+    def test_checks_that_a_failed_run_did_not_come_to_are_stated_anew(self, at_work: tuple[Here, Place]) -> None:
+        """As of a day that somebody materializes in the UI while the ERP is away: its run holds the checks."""
+        here, place = at_work
+        here.tick()
+        place.on.erp.kill()
+        place.on.shop.checkout()
+        job = here.defs.get_repository_def().get_job("__ASSET_JOB")
+        failed = job.execute_in_process(
+            instance=here.instance,
+            raise_on_error=False,
+            asset_selection=[ERP_ORDERS],
+            partition_key=today().isoformat(),
+        )
+        assert not failed.success
+        stated = here.tick().asset_events
+        of_orders = {
+            key.name for key in map(check_key, *zip(*LEDGER_CHECKS.items(), strict=True)) if key.asset_key == ERP_ORDERS
+        }
+        assert {each.check_name for each in stated if isinstance(each, dg.AssetCheckEvaluation)} == of_orders
+        for each in stated:
+            here.instance.report_runless_asset_event(each)
+        assert here.tick().asset_events == []
+
     def test_a_check_is_told_by_its_latest_evaluation(self, here: Here) -> None:
         key = check_key("no_negative_stock", INSPECTION_CHECKS["no_negative_stock"])
         _evaluate(here, key, passed=False)

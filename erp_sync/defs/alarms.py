@@ -28,6 +28,7 @@ from erp_sync.defs.failures import (
     failed_ticks,
     finished_runs,
     forget_strangers,
+    never_evaluated,
     red_check,
     run_cause,
     stale_assets,
@@ -118,7 +119,8 @@ class Look:
             raise dg.DagsterInvariantViolationError("the sensor was not given its repository")
         self.progress = Progress.of(context.cursor)
         self.evaluations: list[dg.AssetCheckEvaluation] = []
-        """Checks that turned red or green since the last look: the UI says at once what the alert says."""
+        """Checks that turned red or green since the last look, or that their latest run never came to: the UI
+        says at once what the alert says."""
         self._instance = context.instance
         self._repository = repository
         self._erp_sync = erp_sync
@@ -126,9 +128,11 @@ class Look:
         self._pace = pace
         self._open = {incident.cause: incident for incident in ledger.open_incidents()}
         self._wrong: set[str] = set()
+        self._hidden: set[dg.AssetCheckKey] = set()
 
     def at_all(self, settings: Settings) -> None:
         ours = {check_key(name, check): check for name, check in LEDGER_CHECKS.items()}
+        self._source("failed checks", partial(self._find_hidden, ours.keys()))
         for key, check in ours.items():
             if self._pace.is_due(key.name):
                 with self._pace.asking(key.name):
@@ -162,13 +166,16 @@ class Look:
 
     # Sources --------------------------------------------------------------------------------------------------------
 
+    def _find_hidden(self, ours: Collection[dg.AssetCheckKey]) -> None:
+        self._hidden = never_evaluated(self._instance, ours)
+
     def _ledger_check(self, key: dg.AssetCheckKey, check: Check) -> None:
         """Asked anew, not read from its latest run: an alert does not wait for a schedule."""
         finding = ledger_health(self._erp_sync).find(key.name)
         cause = check_cause(key)
         before = self._open.get(cause)
         turned = (before is None) != finding.passed or (before is not None and before.severity is not finding.severity)
-        if turned:
+        if turned or key in self._hidden:
             self.evaluations.append(evaluation(key, finding))
         if finding.passed:
             self._resolve(cause)

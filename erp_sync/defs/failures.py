@@ -145,6 +145,19 @@ def red_check(instance: dg.DagsterInstance, key: dg.AssetCheckKey, kind: str) ->
     )
 
 
+def never_evaluated(instance: dg.DagsterInstance, keys: Collection[dg.AssetCheckKey]) -> set[dg.AssetCheckKey]:
+    """Those whose latest run has ended without them: the UI shows them as failed, whatever they said before."""
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
+    planned = {key: one.run_id for key, one in latest.items() if one.status is AssetCheckExecutionRecordStatus.PLANNED}
+    ended = {run_id for run_id in set(planned.values()) if _has_ended(instance, run_id)}
+    return {key for key, run_id in planned.items() if run_id in ended}
+
+
+def _has_ended(instance: dg.DagsterInstance, run_id: str) -> bool:
+    run = instance.get_run_by_id(run_id)
+    return run is None or run.is_finished
+
+
 def failed_ticks(
     instance: dg.DagsterInstance, names: Collection[str], progress: Progress
 ) -> Iterator[tuple[Sighting, bool]]:
