@@ -5,7 +5,9 @@ which the scheduler may let another worker run, pause this one for minutes, or k
 after it. The ERP commits late, loses answers, answers 500 after a commit, says 201 and writes nothing. One seed is
 one schedule; the same seed is the same schedule.
 
-    python -m erp_sync_tests.simulation --schedules 100000 [--without intent|look_up|settle|fence|deadline]
+Some passes claim before the look-up, as a run does, some after it, as those for webhooks do.
+
+    python -m erp_sync_tests.simulation --schedules 100000 [--without SAFEGUARD]
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from erp_sync.errors import ErpUnavailable, InDoubt, LedgerUnavailable, Refused
 from erp_sync.ledger.entry import Change, Entry
 from erp_sync.models import CreatedOrder, CustomerCode, ErpCustomer, ErpOrder, FoundOrder, LedgerState
-from erp_sync.sync.sending import Expected, Sender
+from erp_sync.sync.sending import SEND_WINDOW, Expected, Sender
 
 EPOCH = datetime(2026, 11, 23, tzinfo=UTC)
 LEASE = timedelta(seconds=210)
@@ -39,7 +41,9 @@ SLOWEST_COMMIT = 355.0
 """Seconds after its last byte at which the ERP may still commit a request: less than DOUBT."""
 FAULTS_END = 1500.0
 GIVE_UP = 8_000.0
-SAFEGUARDS = ("intent", "look_up", "settle", "fence", "deadline")
+SAFEGUARDS = ("intent", "look_up", "settle", "fence", "deadline", "version", "age")
+OLDEST_LOOK_UP = (LEASE + SEND_WINDOW).total_seconds()
+"""No byte of a create leaves on the word of an older one."""
 CODE = CustomerCode("000001", "01")
 
 
@@ -166,10 +170,13 @@ class SimulatedErp:
 
     def __init__(self, scheduler: Scheduler, without: str) -> None:
         self.rows: list[Row] = []
+        self.stale: list[str] = []
         self._scheduler = scheduler
         self._without = without
+        self._asked: dict[tuple[greenlet, str], float] = {}
 
     def find_orders(self, external_ids: Sequence[str]) -> dict[str, list[FoundOrder]]:
+        self._asked |= {(getcurrent(), external_id): self._scheduler.now for external_id in external_ids}
         self._scheduler.step()
         if self._scheduler.faulty and self._scheduler.random.random() < 0.02:
             raise ErpUnavailable("no answer to a read")
@@ -194,6 +201,9 @@ class SimulatedErp:
         self._scheduler.step()
         if self._scheduler.now >= send_by and self._without != "deadline":
             raise ErpUnavailable("the deadline passed before a byte left")
+        age = self._scheduler.now - self._asked[getcurrent(), order.external_id]
+        if age > OLDEST_LOOK_UP:
+            self.stale.append(f"{order.external_id} left on a look-up of {age:.0f} s ago")
         if faulty and 0.03 <= dice < 0.06:
             raise Refused("no such product", status=400, help_code="REGNOIS")
         if faulty and 0.06 <= dice < 0.09:
@@ -233,26 +243,33 @@ def run_schedule(seed: int, without: str = "", orders: int = 2, workers: int = 2
     def work() -> None:
         while True:
             with contextlib.suppress(ErpUnavailable, LedgerUnavailable):
-                _pass(sender, ledger, expected)
+                _pass(sender, ledger, expected, without, claims_late=scheduler.random.random() < 0.5)
             scheduler.sleep(scheduler.random.uniform(1, 10))
 
     for _ in range(workers):
         scheduler.spawn(work)
     scheduler.run(lambda: all(entry.next_at is None for entry in ledger.entries.values()))
-    return [problem for entry in ledger.entries.values() for problem in _wrong(entry, erp.rows)]
+    return erp.stale + [problem for entry in ledger.entries.values() for problem in _wrong(entry, erp.rows)]
 
 
-def _pass(sender: Sender, ledger: SimulatedLedger, expected: dict[str, Expected]) -> None:
+def _pass(
+    sender: Sender, ledger: SimulatedLedger, expected: dict[str, Expected], without: str, *, claims_late: bool
+) -> None:
     """The flow's order of steps, one batch after the other."""
     now = ledger.now()
     batch = [entry for entry in ledger.entries.values() if entry.next_at is not None and entry.next_at <= now]
     unsent = [entry for entry in batch if entry.nothing_on_its_way]
-    claimed = sender.claim(unsent) if unsent else []
     sent = [entry for entry in batch if entry.state is LedgerState.SENT]
-    asked = claimed + [entry for entry in batch if entry not in unsent and entry not in sent]
-    if asked:
-        asked_at, found = sender.look_up(asked)
-        absent, _ = sender.judge(asked, found, asked_at, expected)
+    doubted = [entry for entry in batch if entry not in unsent and entry not in sent]
+    if not claims_late:
+        unsent = sender.claim(unsent, now) if unsent else []
+    if unsent or doubted:
+        asked_at, found = sender.look_up(unsent + doubted)
+        if claims_late and unsent:
+            if without == "version":
+                unsent = [replace(entry, version=ledger.entries[entry.order_id].version) for entry in unsent]
+            unsent = sender.claim(unsent, None if without == "age" else now)
+        absent, _ = sender.judge(unsent + doubted, found, asked_at, expected)
         for entry in absent:
             change = sender.send(entry, expected[entry.order_id], CODE)
             if change is not None and change.new.state is LedgerState.SENT:

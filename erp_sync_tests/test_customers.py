@@ -144,8 +144,13 @@ def test_a_killed_create_is_somebody_elses_until_its_lease_and_its_settle_time_a
         customers(ledger, Dies()).create(BUYER, NOW)
     erp = Erp(answer=CustomerCode("000732", "01"))
     flow = customers(ledger, erp)
-    ledger.at = NOW + LEASE - timedelta(seconds=1)
-    assert flow.create(BUYER, ledger.at).wait_until == NOW + LEASE
+    pauses = []
+    for age in (0, 4, 60, LEASE.total_seconds() - 1):
+        ledger.at = NOW + timedelta(seconds=age)
+        wait_until = flow.create(BUYER, ledger.at).wait_until
+        assert wait_until is not None
+        pauses.append((wait_until - ledger.at).total_seconds())
+    assert pauses == [1, 4, 10, 1], "a create takes a moment, and its death is seen when its lease is over"
     ledger.at = NOW + LEASE
     assert flow.create(BUYER, ledger.at).wait_until is not None
     assert erp.creates == 0

@@ -22,11 +22,13 @@ from erp_sync.models import LedgerState
 from erp_sync.sandbox.config import Fault
 from erp_sync.sandbox.shop import PlacedOrder
 from erp_sync.settings import load_settings
+from erp_sync.shop.database import Shop
 from erp_sync.sync import express as expresses
 from erp_sync.sync.connections import open_connections
 from erp_sync.sync.express import Express
-from erp_sync.sync.pipeline import Window
+from erp_sync.sync.pipeline import DueOrders, Pass, Pipeline, Pools, Window
 from erp_sync.sync.results import OrdersResult
+from erp_sync.sync.sending import Sender
 from erp_sync_tests.conftest import FreshDatabase
 from erp_sync_tests.crash import Task
 from erp_sync_tests.test_crash import Scene, _scene
@@ -145,7 +147,7 @@ def test_more_hints_than_are_kept_in_mind_wait_in_the_inbox(work: Work, monkeypa
     express = Express(settings, lambda: open_connections(settings))
     for order in orders:
         tell(work, express, order)
-    assert len(express._hints) == 2
+    assert len(express._waiting) == 2
     express.start()
     until(lambda: verified(work, orders))
     express.close()
@@ -269,6 +271,129 @@ def test_shop_and_ledger_away_the_hints_wait(work: Work, monkeypatch: pytest.Mon
     express.close()
     assert next(away, None) is None
     work.assert_exact([order])
+
+
+def test_the_lease_of_a_late_claim_counts_from_before_the_shop_was_read(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = work.on.shop.checkout()
+    claims: list[tuple[datetime, datetime]] = []
+    claim, fetch = Sender.claim, Shop.fetch
+
+    def slow(shop: Shop, ids: list[str]) -> Any:
+        rows = fetch(shop, ids)
+        time.sleep(0.3)
+        return rows
+
+    def noted(sender: Sender, entries: Any, since: datetime | None = None) -> Any:
+        claimed = claim(sender, entries, since)
+        claims.extend((datetime.now(UTC), entry.next_at) for entry in claimed if entry.next_at is not None)
+        return claimed
+
+    monkeypatch.setattr(Shop, "fetch", slow)
+    monkeypatch.setattr(Sender, "claim", noted)
+    with running() as express:
+        tell(work, express, order)
+        until(lambda: verified(work, [order]))
+    [(claimed_at, over_at)] = claims
+    lease = timedelta(seconds=load_settings().erp.lease_seconds)
+    assert over_at <= claimed_at + lease - timedelta(seconds=0.3)
+
+
+def test_a_customers_orders_side_by_side_take_turns_and_none_is_left_to_others(work: Work) -> None:
+    work.on.erp.switch(latency_ms=100)
+    orders = work.on.shop.checkout_many(6)
+    for order in orders:
+        work.on.shop.change_order(order, customer_id=1)
+    with running() as express:
+        for order in orders:
+            tell(work, express, order)
+            time.sleep(0.02)
+        until(lambda: verified(work, orders), 30)
+        kinds = Counter(
+            event.kind for order in orders for _, event, _ in work.connections.ledger.story(str(order.order_id))
+        )
+    assert kinds["due"] > 0, "none of them had to wait"
+    assert [line["kind"] for line in work.on.erp.journal()].count("customer") <= 1
+
+
+def test_no_more_is_claimed_at_first_than_its_turn_comes_soon(work: Work) -> None:
+    work.on.erp.switch(latency_ms=300)
+    orders = work.on.shop.checkout_many(60)
+    settings = load_settings()
+    express = Express(settings, lambda: open_connections(settings))
+    for order in orders:
+        tell(work, express, order)
+    express.start()
+    until(lambda: work.connections.ledger.counts().get(LedgerState.SENDING))
+    counts = work.connections.ledger.counts()
+    express.close()
+    assert sum(counts.values()) == 60
+    assert counts[LedgerState.SENDING] <= 4 * settings.erp.max_parallel_writes
+
+
+def test_pipelines_that_share_writers_share_the_time_of_a_lease(work: Work) -> None:
+    tools = work.connections.orders_flow().tools
+    running = Pass(Window(), OrdersResult(), 0.0)
+    for pipelines, orders in ((1, 60), (4, 15)):
+        with Pools(2, pipelines=pipelines) as pools:
+            pipeline = Pipeline(tools, DueOrders(tools, Window()), running, pools)
+            pipeline._seconds_per_order = 2.0
+            assert pipeline._batch_size() == orders
+
+
+def test_a_number_that_two_rows_share_is_sent_though_one_of_them_waits(work: Work) -> None:
+    ready, waits = work.on.shop.checkout(), work.on.shop.place_order()
+    work.on.shop.change_order(waits, number=ready.number)
+    with running() as express:
+        tell(work, express, ready, "fila")
+        until(lambda: verified(work, [ready]), 5)
+
+
+def test_a_defect_ends_no_thread_and_keeps_no_other_hint(
+    work: Work, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(expresses, "PAUSES", (0.05,))
+    monkeypatch.setattr(expresses, "SCAN_SECONDS", 0.05)
+    monkeypatch.setattr(expresses, "REST_SECONDS", 0.05)
+    monkeypatch.setattr(inboxes, "IN_HAND", timedelta(seconds=0.3))
+    told, lost, odd = work.on.shop.checkout_many(3)
+    settings = load_settings()
+    defects = Counter[str]()
+
+    def connect() -> Any:
+        defects["connect"] += 1
+        if defects["connect"] == 1:
+            raise RuntimeError("no such driver")
+        connections = open_connections(settings)
+        heads, take_hints = connections.shop.heads, connections.ledger.take_hints
+
+        def odd_heads(ids: list[str]) -> Any:
+            if str(odd.order_id) in ids:
+                defects["heads"] += 1
+                raise RuntimeError("an odd row")
+            return heads(ids)
+
+        def odd_inbox(limit: int) -> Any:
+            defects["inbox"] += 1
+            if defects["inbox"] == 1:
+                raise RuntimeError("an odd inbox")
+            return take_hints(limit)
+
+        monkeypatch.setattr(connections.shop, "heads", odd_heads)
+        monkeypatch.setattr(connections.ledger, "take_hints", odd_inbox)
+        return connections
+
+    express = Express(settings, connect)
+    for order in (told, odd):
+        tell(work, express, order)
+    assert work.connections.ledger.receive("loja", "lost", str(lost.order_id)), "by a process that died"
+    express.start()
+    until(lambda: verified(work, [told, lost]))
+    until(lambda: not waiting(work))
+    express.close()
+    assert defects["connect"] == 2
+    assert {record.levelname for record in caplog.records if record.exc_info} == {"ERROR"}
 
 
 @pytest.fixture(scope="module")

@@ -79,9 +79,13 @@ def test_a_jump_ahead_does_not_cut_the_settle_time_short(ledger: Ledger, machine
     assert ledger.change_customer(None, CustomerEntry("k", 1, send_by=send_by, next_at=send_by))
     machine.pass_time(20)
     ledger.now()
+    read_before, customer_before = ledger.entries(["1"])["1"], ledger.customer("k")
     machine.hand.turn(3600)
     machine.pass_time(2)
     assert ledger.now() == machine.hand()
+    assert ledger.change([step(read_before, "due")]) == [False], "it looks proven absent to who read it before"
+    assert customer_before is not None
+    assert not ledger.change_customer(customer_before, replace(customer_before, version=2, send_by=None))
     entries = ledger.entries(["1", "2", "3"])
     customer = ledger.customer("k")
     assert entries["1"].send_by == send_by + timedelta(seconds=3600)

@@ -210,6 +210,18 @@ def test_a_lapsed_claim_sends_nothing() -> None:
     assert erp.creates == 0
 
 
+def test_a_claim_made_long_after_the_look_up_began_is_over_before_it_sends() -> None:
+    ledger = Memory()
+    erp = Erp()
+    sending = sender(ledger, erp)
+    asked_at, found = sending.look_up([ledger.entry])
+    ledger.at = NOW + LEASE
+    claimed = sending.claim([ledger.entry], asked_at)
+    [absent], _ = sending.judge(claimed, found, asked_at, EXPECTED)
+    assert sending.send(absent, EXPECTED["1"], CODE) is None
+    assert erp.creates == 0
+
+
 def test_a_lost_claim_sends_nothing_and_writes_nothing() -> None:
     ledger = Memory()
     erp = Erp()

@@ -209,14 +209,18 @@ class Entries(LedgerPart):
         return self._database.write(work)
 
     def give_time_to_settle(self, connection: Connection, before: datetime, by: timedelta) -> None:
-        """After the clock jumped ahead: what was sent before, on the old clock, has that much longer to settle."""
+        """After the clock jumped ahead: what was sent before, on the old clock, has that much longer to settle.
+
+        Whoever read it before that, and asks the ERP after it, must not take it for settled: the version goes on.
+        """
         for table in (entries, customers):
             keys = list(table.primary_key)
             late = select(*keys, table.c.send_by).where(
                 table.c.next_at.is_not(null()), table.c.send_by <= before + SEND_BY_AHEAD
             )
             for row in connection.execute(late.with_for_update()).all():
-                connection.execute(update(table).where(keys[0] == row[0]).values(send_by=row.send_by + by))
+                longer = {"send_by": row.send_by + by, "version": table.c.version + 1}
+                connection.execute(update(table).where(keys[0] == row[0]).values(longer))
 
     def _add(self, found: Sequence[tuple[Entry, Event]], writing: Writing, connection: Connection) -> Written:
         ids = [entry.order_id for entry, _ in found]

@@ -120,7 +120,9 @@ class Customers:
         old = self._ledger.customer(key)
         now = self._ledger.now()
         if old is not None and old.next_at is not None and old.next_at > now:
-            return Match(wait_until=old.next_at)
+            # Who creates it needs a moment; only who died over it needs the lease, so the pauses grow with its age.
+            pause = min(max(now - (old.next_at - self._lease), timedelta(seconds=1)), LOOK_AGAIN)
+            return Match(wait_until=min(old.next_at, now + pause))
         if old is not None and old.send_by is not None:
             if asked_at < old.send_by + self._doubt:
                 return Match(wait_until=self._wait(key))

@@ -19,8 +19,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from erp_sync.errors import ErpSyncError, Misconfigured, Unavailable
@@ -29,7 +30,7 @@ from erp_sync.ledger.inbox import Hint
 from erp_sync.logs import log_context
 from erp_sync.models import LedgerState, OrderHead, ShopState
 from erp_sync.sync.passes import orders_pass_ended
-from erp_sync.sync.pipeline import BATCH, EVERYTHING, Pass, Pipeline, Pools
+from erp_sync.sync.pipeline import BATCH, EVERYTHING, Pass, Pipeline, Pools, first_batch
 from erp_sync.sync.results import OrdersResult
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 PAUSES = (0.1, 0.2, 0.7, 2.0, 7.0, 20.0)
 """Seconds before each further look for an order that is not there or not ready: after about 0.1, 0.3, 1, 3, 10 and 30 s
 of its hint. Then it is left to the sensor, which sees it within seconds of its being ready."""
+SOON = 10.0
+"""An order that is put off for no longer than so many seconds (its customer's turn comes first) is kept in mind."""
 LONGEST_IN_MIND = 1.0
 """A longer pause is spent in the inbox, where a process that dies leaves nothing behind."""
 HINTS, ORDERS = 5000, 5000
@@ -75,6 +78,7 @@ class Express:
         senders = settings.erp.max_parallel
         with log_context(flow="webhook"):
             self._pools = Pools(settings.erp.max_parallel_writes, pipelines=senders)
+        self._first = first_batch(settings.erp.max_parallel_writes)
         self._permits = threading.Semaphore(senders)
         self._time = threading.Thread(target=self._keep_time, name="express-time", daemon=True)
         self._workers = [
@@ -82,7 +86,8 @@ class Express:
         ]
         self._turn = threading.Condition()
         """Guards everything below."""
-        self._hints: list[tuple[float, int, Hint]] = []
+        self._waiting: list[tuple[float, int, Hint | str]] = []
+        """Hints, and the ids of orders that were put off, by the time of their turn."""
         self._sequence = itertools.count()
         self._orders: deque[str] = deque(maxlen=ORDERS)
         self._pipelines: set[Pipeline] = set()
@@ -114,35 +119,56 @@ class Express:
 
     # Hints ----------------------------------------------------------------------------------------------------------
 
-    def _remember(self, hints: Iterable[Hint], pause: float) -> None:
+    def _remember(self, items: Iterable[Hint | str], pause: float) -> None:
         due = time.monotonic() + pause
         with self._turn:
-            for hint in itertools.islice(hints, max(0, HINTS - len(self._hints))):
-                heapq.heappush(self._hints, (due, next(self._sequence), hint))
+            for item in itertools.islice(items, max(0, HINTS - len(self._waiting))):
+                heapq.heappush(self._waiting, (due, next(self._sequence), item))
                 self._turn.notify()
 
     def _work(self) -> None:
         with log_context(flow="webhook"):
-            while hints := self._take():
+            while taken := self._take():
                 with log_context():
+                    if hints := [item for item in taken if isinstance(item, Hint)]:
+                        self._try(hints)
+                    with self._turn:
+                        self._orders += [item for item in taken if isinstance(item, str)]
                     try:
-                        self._look(hints)
+                        self._send_the_rest()
                     except (Unavailable, Misconfigured) as failure:
-                        logger.warning("%d hints stay in the inbox for now: %s", len(hints), failure)
+                        logger.warning("orders are left to the next pass: %s", failure)
                     except Exception:
-                        logger.exception("%d hints stay in the inbox for now", len(hints))
+                        logger.exception("orders are left to the next pass")
 
-    def _take(self) -> list[Hint]:
+    def _try(self, hints: list[Hint]) -> None:
+        """A defect that one of them meets keeps none of the others, and is not met for ever."""
+        try:
+            self._look(hints)
+        except (Unavailable, Misconfigured) as failure:
+            logger.warning("%d hints stay in the inbox for now: %s", len(hints), failure)
+        except Exception:
+            logger.exception("%d hints stay in the inbox for now", len(hints))
+            if self._closing.is_set():
+                return
+            if len(hints) > 1:
+                for hint in hints:
+                    self._try([hint])
+                return
+            with suppress(Unavailable, Misconfigured):
+                self._look_again(hints)
+
+    def _take(self) -> list[Hint | str]:
         """Those whose time has come, several where several wait. []: no more."""
         with self._turn:
             while not self._closing.is_set():
                 now = time.monotonic()
-                taken: list[Hint] = []
-                while self._hints and self._hints[0][0] <= now and len(taken) < BATCH:
-                    taken.append(heapq.heappop(self._hints)[2])
+                taken: list[Hint | str] = []
+                while self._waiting and self._waiting[0][0] <= now and len(taken) < BATCH:
+                    taken.append(heapq.heappop(self._waiting)[2])
                 if taken:
                     return taken
-                self._turn.wait(self._hints[0][0] - now if self._hints else None)
+                self._turn.wait(self._waiting[0][0] - now if self._waiting else None)
         return []
 
     def _look(self, hints: Sequence[Hint]) -> None:
@@ -161,7 +187,6 @@ class Express:
                 self._send(look)
             finally:
                 self._permits.release()
-        self._send_the_rest()
 
     def _look_into_shop(self, hints: Sequence[Hint]) -> _Look:
         by_number = {hint for hint in hints if self._names_number(hint)}
@@ -203,6 +228,7 @@ class Express:
         rows = list(look.newborn.values())
         added = self._ledger.add(rows) if rows else []
         self._ledger.hints_seen(look.hints)
+        look.written_down = True
         return {entry.order_id for (entry, _), new in zip(rows, added, strict=True) if new}
 
     # Sending --------------------------------------------------------------------------------------------------------
@@ -216,7 +242,7 @@ class Express:
             if self._closing.is_set():
                 pipeline.stop()
         try:
-            pipeline.run(list(look.entries.values()))
+            pipeline.run(list(look.entries.values())[: self._first])
         except ErpSyncError as failure:
             result.failure = failure
             logger.warning("these orders are left to the next pass: %s", failure)
@@ -232,8 +258,8 @@ class Express:
         """Orders that came while every sender was busy."""
         while self._orders and not self._is_resting() and self._permits.acquire(blocking=False):
             try:
-                look = _Look()
-                look.entries = {entry.order_id: entry for entry in self.next(BATCH)}
+                look = _Look(written_down=True)
+                look.entries = {entry.order_id: entry for entry in self.next(self._first)}
                 if look.entries:
                     self._send(look)
             finally:
@@ -249,20 +275,30 @@ class Express:
         if not ids:
             return []
         now = self._ledger.now()
-        entries = self._ledger.entries(ids).values()
-        return [entry for entry in entries if entry.next_at is not None and entry.next_at <= now]
+        due = []
+        for entry in self._ledger.entries(ids).values():
+            if entry.next_at is not None and entry.next_at <= now:
+                due.append(entry)
+            elif entry.next_at is not None and (pause := (entry.next_at - now).total_seconds()) <= SOON:
+                self._remember([entry.order_id], pause)
+        return due
 
-    def claim(self, entries: Sequence[Entry], look: _Look) -> list[Entry]:
+    def put_off(self, entries: Sequence[Entry]) -> None:
+        self._remember([entry.order_id for entry in entries], 1.0)
+
+    def claim(self, entries: Sequence[Entry], since: datetime, look: _Look) -> list[Entry]:
         """New orders are written down first; one that somebody else was faster with is theirs."""
-        wanted = [entry for entry in entries if entry.order_id not in look.newborn]
-        if look.hints:
+        wanted = list(entries)
+        if not look.written_down:
             born = self._write_down(look)
-            look.hints = []
-            if born:
+            wanted = [entry for entry in entries if entry.order_id not in look.newborn]
+            if ours := [entry.order_id for entry in entries if entry.order_id in born]:
                 # As they are stored: one whose number is taken was stored as invalid.
-                stored = self._ledger.entries(list(born)).values()
+                stored = self._ledger.entries(ours).values()
                 wanted += [entry for entry in stored if entry.version == 1 and entry.state is LedgerState.DUE]
-        return self._tools.sender.claim(wanted) if wanted else []
+            with self._turn:
+                self._orders += list(look.entries)[self._first :]
+        return self._tools.sender.claim(wanted, since) if wanted else []
 
     # Time -----------------------------------------------------------------------------------------------------------
 
@@ -274,15 +310,17 @@ class Express:
             tell_at = time.monotonic() + self._tell_seconds
             pause = 0.0
             while not self._closing.wait(pause):
+                pause = REST_SECONDS
                 try:
+                    if time.monotonic() >= tell_at:
+                        tell_at = time.monotonic() + self._tell_seconds
+                        self._tell()
                     self._scan()
                     pause = SCAN_SECONDS
                 except (Unavailable, Misconfigured) as failure:
                     logger.warning("the inbox cannot be read: %s", failure)
-                    pause = REST_SECONDS
-                if time.monotonic() >= tell_at:
-                    tell_at = time.monotonic() + self._tell_seconds
-                    self._tell()
+                except Exception:
+                    logger.exception("the inbox cannot be read")
             for thread in self._workers:
                 thread.join()
             self._tell()
@@ -293,22 +331,26 @@ class Express:
         while not self._closing.is_set():
             try:
                 connections = self._connect()
+                flow = connections.orders_flow()
+                self._shop, self._ledger = connections.shop, connections.ledger
+                self._finder, self._tools = flow.finder, flow.tools
+                for thread in self._workers:
+                    if not thread.is_alive():
+                        thread.start()
             except (Unavailable, Misconfigured) as failure:
                 logger.warning("what webhooks tell waits in the inbox: %s", failure)
-                self._closing.wait(REST_SECONDS)
-                continue
-            flow = connections.orders_flow()
-            self._shop, self._ledger = connections.shop, connections.ledger
-            self._finder, self._tools = flow.finder, flow.tools
-            for thread in self._workers:
-                thread.start()
-            return connections
+            except Exception:
+                # Of whatever kind: this thread is the only one that could ever try again.
+                logger.exception("what webhooks tell waits in the inbox")
+            else:
+                return connections
+            self._closing.wait(REST_SECONDS)
         return None
 
     def _scan(self) -> None:
         """Hints of a process that died, of those that found no room, and those whose pause is over."""
         with self._turn:
-            room = HINTS - len(self._hints)
+            room = HINTS - len(self._waiting)
         while room > 0 and not self._closing.is_set():
             hints = self._ledger.take_hints(min(room, BATCH))
             self._remember(hints, 0.0)
@@ -348,6 +390,7 @@ class _Look:
     """Not in the ledger yet."""
     entries: dict[str, Entry] = field(default_factory=dict)
     """What there is to do."""
+    written_down: bool = False
 
     def is_missing(self, hint: Hint) -> bool:
         """Not in the shop, or waiting there for its payment."""
@@ -366,8 +409,9 @@ class _Told:
 
     def __init__(self, express: Express, look: _Look) -> None:
         self.next = express.next
+        self.put_off = express.put_off
         self._express = express
         self._look = look
 
-    def claim(self, entries: Sequence[Entry]) -> list[Entry]:
-        return self._express.claim(entries, self._look)
+    def claim(self, entries: Sequence[Entry], since: datetime) -> list[Entry]:
+        return self._express.claim(entries, since, self._look)

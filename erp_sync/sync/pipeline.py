@@ -90,6 +90,7 @@ class Pools:
     def __init__(self, writes: int, *, pipelines: int = 1) -> None:
         # More threads than the ERP takes calls: while one waits for the ledger's disk, another one uses its slot.
         carry = carry_log_context()
+        self.pipelines = pipelines
         self.writers = ThreadPoolExecutor(writes + max(2, writes // 2), "erp-write", carry)
         self.readers = ThreadPoolExecutor(3 * pipelines, "erp-read", carry)
 
@@ -105,6 +106,11 @@ class Pools:
         self.readers.shutdown(wait)
 
 
+def first_batch(writes: int) -> int:
+    """How many orders are enough while nobody knows how fast the ERP is."""
+    return min(BATCH, 4 * writes)
+
+
 class Source(Protocol):
     """Where a pipeline's orders come from, and how they become its own."""
 
@@ -115,8 +121,11 @@ class Source(Protocol):
     def next(self, limit: int) -> list[Entry]:
         """Entries to be examined, at most so many. []: none now."""
 
-    def claim(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Those that are ours now, as they are stored."""
+    def claim(self, entries: Sequence[Entry], since: datetime) -> list[Entry]:
+        """Those that are ours now, as they are stored. The lease counts from `since`: nobody was asked before it."""
+
+    def put_off(self, entries: Sequence[Entry]) -> None:
+        """They were given back, to be tried again in a moment."""
 
 
 class DueOrders:
@@ -131,6 +140,9 @@ class DueOrders:
 
     def next(self, limit: int) -> list[Entry]:
         return self._ledger.actionable(limit, days=self._window.days, numbers=self._window.numbers)
+
+    def put_off(self, entries: Sequence[Entry]) -> None:
+        """Whoever is actionable comes again by itself."""
 
 
 class Pipeline:
@@ -191,10 +203,12 @@ class Pipeline:
             batch = [] if self._stopping() else self._source.next(limit)
 
     def _batch_size(self) -> int:
-        """So many that the last one's turn comes well within its lease, however slow the ERP is."""
+        """So many that the last one's turn comes well within its lease, however slow the ERP is and however many
+        pipelines wait for the same writers."""
         if not self._seconds_per_order:
-            return min(BATCH, 4 * self._writes)
-        return max(self._writes, min(BATCH, int(30.0 * self._writes / self._seconds_per_order)))
+            return first_batch(self._writes)
+        own = self._writes / self._pools.pipelines
+        return max(self._writes, min(BATCH, int(30.0 * own / self._seconds_per_order)))
 
     @property
     def _over(self) -> bool:
@@ -228,14 +242,15 @@ class Pipeline:
         others = [entry for entry in batch if not entry.nothing_on_its_way]
         claimed: list[Entry] = []
         try:
+            since = self._tools.ledger.now()
             if not self._source.claims_late:
-                claimed = unsent = self._source.claim(unsent) if unsent else []
-            self._look_up(unsent, others, claimed)
+                claimed = unsent = self._source.claim(unsent, since) if unsent else []
+            self._look_up(unsent, others, claimed, since)
         except (Unavailable, Misconfigured) as failure:
             self._unsent += claimed
             self._fail(failure)
 
-    def _look_up(self, unsent: Sequence[Entry], others: Sequence[Entry], claimed: list[Entry]) -> None:
+    def _look_up(self, unsent: Sequence[Entry], others: Sequence[Entry], claimed: list[Entry], since: datetime) -> None:
         """`claimed` is filled here where the source claims late."""
         shop_orders = {
             order.order_id: order for order in self._tools.shop.fetch([entry.order_id for entry in (*unsent, *others)])
@@ -264,7 +279,7 @@ class Pipeline:
         asking = self._submit(self._pools.readers, lambda: self._sender.look_up(asked) if asked else (asked_at, {}))
         try:
             if self._source.claims_late:
-                claimed += self._source.claim(unsent)
+                claimed += self._source.claim(unsent, since)
         finally:
             for answer in (matching, asking):
                 answer.exception()
@@ -395,7 +410,9 @@ class Pipeline:
             self._outstanding -= len(items)
         elif match.wait_until is not None:
             wait_for = max(match.wait_until - self._tools.ledger.now(), timedelta(0))
-            self._sender.release([item.entry for item in items], "its customer is being created", wait_for)
+            entries = [item.entry for item in items]
+            self._sender.release(entries, "its customer is being created", wait_for)
+            self._source.put_off(entries)
             self._outstanding -= len(items)
 
     def _send(self, items: Sequence[_Ready], match: Match) -> tuple[list[tuple[Change, Expected]], list[Entry], int]:
@@ -421,6 +438,8 @@ class Pipeline:
             self._seconds_per_order += (took - self._seconds_per_order) * (0.1 if self._seconds_per_order else 1.0)
             if change is not None:
                 changes.append((change, item.expected))
+            else:
+                self._source.put_off([item.entry])
         return changes, unsent, len(items)
 
     def _sent(self, outcome: tuple[list[tuple[Change, Expected]], list[Entry], int]) -> None:

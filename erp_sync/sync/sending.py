@@ -94,12 +94,14 @@ class Sender:
         self._doubt = doubt
         self._monotonic = monotonic
 
-    def claim(self, entries: Sequence[Entry]) -> list[Entry]:
+    def claim(self, entries: Sequence[Entry], since: datetime | None = None) -> list[Entry]:
         """Take entries nothing of which is on its way: due ones, and claims that lapsed before their intent.
 
-        Returns those that are ours now; the others belong to somebody else.
+        Returns those that are ours now; the others belong to somebody else. The lease counts from `since`, the moment
+        before shop and ERP are asked where that is not after the claim: whoever is paused in between has a claim that
+        is over, and nothing leaves on answers older than a lease.
         """
-        now = self._ledger.now()
+        since = since or self._ledger.now()
         changes = [
             Change(
                 old,
@@ -108,7 +110,7 @@ class Sender:
                     version=old.version + 1,
                     state=LedgerState.SENDING,
                     intent_at=None,
-                    next_at=now + self._lease,
+                    next_at=since + self._lease,
                 ),
                 Event("claimed", "taken to be sent"),
             )
