@@ -217,11 +217,19 @@ def test_a_ledger_user_who_may_read_the_shop(databases: Databases, other: str) -
 
 def test_wrong_passwords_names_and_servers_are_one_error(databases: Databases) -> None:
     nobody = databases.url(databases.shop_name, "nobody")
-    for url in (nobody, "mysql+pymysql://u:x@127.0.0.1:1/y", "not a url", "oracle://u:x@h/y"):
+    broken = (
+        "mysql+pymysql://u:x@127.0.0.1:1/y",
+        "not a url",
+        "oracle://u:x@h/y",
+        "mysql://u:x@h:p/y",
+        "mysql://u:@x@h/y",
+    )
+    for url in (nobody, *broken):
         installation = Installation(Settings.model_validate({"shop_url": url, "ledger_url": url}), LARAVEL)
         for area in (shop, ledger):
             found = _told(_examined(area, installation))
-            assert [(one.level, ":x@" in one.message) for one in found] == [("error", False)], (url, found)
+            assert [(one.level, "x@" in one.message) for one in found] == [("error", False)], (url, found)
+            assert "defect" not in found[0].advice, found
 
 
 def _told(found: list[Finding]) -> list[Finding]:
