@@ -146,12 +146,16 @@ def test_a_right_of_the_shop_that_is_missing_is_granted_by_the_statement_that_is
         ("DELETE ON {}.orders", "DELETE ON {}.orders"),
         ("UPDATE ON {}.products", "UPDATE ON {}.products"),
         ("SELECT ON *.*", "SELECT ON *.*"),
+        ("SELECT ON mysql.*", "SELECT ON mysql.*"),
+        ("GRANT OPTION ON {}.products", "GRANT OPTION ON {}.products"),
+        ("EXECUTE ON PROCEDURE {}.p", "EXECUTE ON {}.p"),
         ("ALL ON {}.*", "ALL PRIVILEGES ON {}.*"),
     ],
 )
 def test_a_right_of_the_shop_beyond_need_is_named(databases: Databases, other: str, right: str, says: str) -> None:
     name = databases.shop_name
     statements = needed_grants(open_shop(databases.url(name, other), LARAVEL))
+    databases.as_root(f"CREATE OR REPLACE PROCEDURE {name}.p() SELECT 1")
     databases.as_root(*statements, f"GRANT {right.format(name)} TO other@'%'")
     (finding,) = wrong(databases.shop(user=other))
     assert (finding.level, finding.subject) == ("warning", "grants")
