@@ -585,6 +585,9 @@ def profile_grants(file: str, shop: str, ledger: str) -> None:
     from erp_sync.shop.grants import grants_file
     from erp_sync.shop.profile import load_profile
 
+    for option, name in (("--shop", shop), ("--ledger", ledger)):
+        if not name.strip() or not name.isprintable():
+            raise click.UsageError(f"{option} {name!r} is no database's name: give the one in the address")
     click.echo(grants_file(load_profile(file), shop, ledger), nl=False)
 
 

@@ -518,20 +518,10 @@ def load_settings(**overrides: Any) -> Settings:
 _BOT_TOKEN = r"[!-~]+"
 _NO_BOT_TOKEN = "must be a bot token (xoxb-...), one word of plain ASCII"
 SECTIONS = {"erp", "orders", "statuses", "stock", "alerts", "logs", "reconcile", "retention", "webhook"}
-_SECRETS = {
-    "ERP_SYNC_SHOP_URL",
-    "ERP_SYNC_LEDGER_URL",
-    "ERP_SYNC_ERP_PASSWORD",
-    "ERP_SYNC_ERP_URL",
-    "ERP_SYNC_SLACK_TOKEN",
-    "ERP_SYNC_WEBHOOK_SECRETS",
-    "ERP_SYNC_SLACK_BASE_URL",
-    "ERP_SYNC_SLACK_CHANNEL",
-}
-
-
 FROM_ENVIRONMENT = ("shop_url", "ledger_url", "erp_password", "slack_token", "webhook_secrets")
 """Secrets, which no file may hold."""
+_MAY_HOLD_ONE = ("erp_url", "slack_base_url", "slack_channel")
+_NOT_SHOWN = {f"ERP_SYNC_{name.upper()}" for name in (*FROM_ENVIRONMENT, *_MAY_HOLD_ONE)}
 
 
 def misplaced(in_environment: Iterable[str], in_file: Iterable[str], path: str | None) -> list[str]:
@@ -571,11 +561,12 @@ def _line(first: ErrorDetails) -> str:
     name = ".".join(names) if names and names[0] in SECTIONS | {"language"} else f"ERP_SYNC_{'.'.join(names).upper()}"
     given = first.get("input")
     value = str(given) if isinstance(given, date) else repr(given)
-    shown = f" = {value}" if isinstance(given, str | int | float | date) and name not in _SECRETS else ""
+    shown = f" = {value}" if isinstance(given, str | int | float | date) and name not in _NOT_SHOWN else ""
     return f"{name}{shown}: {first['msg'].removeprefix('Value error, ')}"
 
 
-_BY_SOURCE = """give JSON with the secrets of each source, such as {"loja": "…"} or {"loja": ["new", "old"]}"""
+_BY_SOURCE = """give JSON with the secrets of each source, such as {"loja":"…"} or {"loja":["new","old"]}"""
+"""Without ": ": the doctor parts a line into message and advice at the last one."""
 
 
 def _webhook_secrets(given: str) -> dict[str, tuple[str, ...]]:

@@ -660,7 +660,10 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "migrate", "run", "run orders", "order", "orders", "retry", "profile", "profile check", "sandbox"],
+    [
+        *("demo", "migrate", "run", "run orders", "order", "orders", "retry", "profile", "profile check", "sandbox"),
+        *("profile grants", "webhook", "doctor", "forget", "purge"),
+    ],
 )
 def test_every_command_has_help(run: CommandLine, command: str) -> None:
     for flag in ("-h", "--help"):
@@ -670,7 +673,13 @@ def test_every_command_has_help(run: CommandLine, command: str) -> None:
         assert command in outcome.out.splitlines()[0]
 
 
-@pytest.mark.parametrize("arguments", [(), ("nope",), ("run",), ("order",), ("retry",), ("run", "orders", "--nope")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *((), ("nope",), ("run",), ("order",), ("retry",), ("run", "orders", "--nope"), ("forget",)),
+        *(("profile", "grants", "laravel", "--shop", ""), ("profile", "grants", "laravel", "--ledger", "x\nDROP")),
+    ],
+)
 def test_bad_usage_is_exit_2(run: CommandLine, arguments: tuple[str, ...]) -> None:
     outcome = run(*arguments)
     assert (outcome.code, outcome.out) == (2, "")

@@ -109,6 +109,8 @@ def test_a_ledger_that_is_not_there_is_not_made(run: CommandLine, tmp_path: Path
     missing = tmp_path / "new.sqlite"
     done = run("doctor", ERP_SYNC_LEDGER_URL=f"sqlite:///{missing}")
     assert f"there is no file {missing}" in done.out and "run erp-sync migrate" in done.out
+    done = run("doctor", "--alive", ERP_SYNC_LEDGER_URL=f"sqlite:///{missing}")
+    assert done.code == 2 and "run erp-sync migrate" in done.line and not missing.exists()
     missing.touch()
     assert "has no tables yet" in run("doctor", ERP_SYNC_LEDGER_URL=f"sqlite:///{missing}").out
     assert missing.stat().st_size == 0
@@ -177,7 +179,7 @@ def test_what_hangs_or_breaks_hides_nothing_and_has_its_time() -> None:
     areas: dict[str, Area] = {"hangs": hangs, "breaks": breaks, "is away": is_away, "good": good}
     started = time.monotonic()
     lines = doctors.examine(NOBODY, areas, seconds=0.3, progress=seen.append)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     over.set()
     assert [line.level for line in lines["hangs"]] == ["ok", "error"]
     assert "within 0 s" in lines["hangs"][1].message

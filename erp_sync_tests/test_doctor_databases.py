@@ -146,12 +146,16 @@ def test_a_right_of_the_shop_that_is_missing_is_granted_by_the_statement_that_is
         ("DELETE ON {}.orders", "DELETE ON {}.orders"),
         ("UPDATE ON {}.products", "UPDATE ON {}.products"),
         ("SELECT ON *.*", "SELECT ON *.*"),
+        ("SELECT ON mysql.*", "SELECT ON mysql.*"),
+        ("GRANT OPTION ON {}.products", "GRANT OPTION ON {}.products"),
+        ("EXECUTE ON PROCEDURE {}.p", "EXECUTE ON {}.p"),
         ("ALL ON {}.*", "ALL PRIVILEGES ON {}.*"),
     ],
 )
 def test_a_right_of_the_shop_beyond_need_is_named(databases: Databases, other: str, right: str, says: str) -> None:
     name = databases.shop_name
     statements = needed_grants(open_shop(databases.url(name, other), LARAVEL))
+    databases.as_root(f"CREATE OR REPLACE PROCEDURE {name}.p() SELECT 1")
     databases.as_root(*statements, f"GRANT {right.format(name)} TO other@'%'")
     (finding,) = wrong(databases.shop(user=other))
     assert (finding.level, finding.subject) == ("warning", "grants")
@@ -217,11 +221,19 @@ def test_a_ledger_user_who_may_read_the_shop(databases: Databases, other: str) -
 
 def test_wrong_passwords_names_and_servers_are_one_error(databases: Databases) -> None:
     nobody = databases.url(databases.shop_name, "nobody")
-    for url in (nobody, "mysql+pymysql://u:x@127.0.0.1:1/y", "not a url", "oracle://u:x@h/y"):
+    broken = (
+        "mysql+pymysql://u:x@127.0.0.1:1/y",
+        "not a url",
+        "oracle://u:x@h/y",
+        "mysql://u:x@h:p/y",
+        "mysql://u:@x@h/y",
+    )
+    for url in (nobody, *broken):
         installation = Installation(Settings.model_validate({"shop_url": url, "ledger_url": url}), LARAVEL)
         for area in (shop, ledger):
             found = _told(_examined(area, installation))
-            assert [(one.level, ":x@" in one.message) for one in found] == [("error", False)], (url, found)
+            assert [(one.level, "x@" in one.message) for one in found] == [("error", False)], (url, found)
+            assert "defect" not in found[0].advice, found
 
 
 def _told(found: list[Finding]) -> list[Finding]:

@@ -9,6 +9,7 @@ import pytest
 
 from erp_sync.doctor.installation import installation
 from erp_sync.doctor.settings import settings
+from erp_sync.doctor.webhook import webhook
 from erp_sync.models import Finding
 from erp_sync.settings import load_settings
 
@@ -69,6 +70,25 @@ def test_nothing_is_set_at_all(given: Set) -> None:
     found = given(None, **dict.fromkeys(SOUND))
     assert {one.subject for one in found} == {*SOUND, "orders.start_day"}
     assert len(found) == len(SOUND) + 1
+
+
+@pytest.mark.parametrize(
+    ("secrets", "wrong", "says"),
+    [
+        (f'{{"loja":"{CANARY}-long-enough"}}', "", "spatie, secrets: 1"),
+        (f'{{"loja":["{CANARY}-long-enough","{CANARY}-the-old-one"]}}', "", "take the old one away"),
+        (f'{{"outra":"{CANARY}-long-enough"}}', "", "has no secret of webhook.sources.loja"),
+        (CANARY, "is not JSON", "not looked at"),
+    ],
+)
+def test_sources_of_webhooks_and_their_secrets(given: Set, secrets: str, wrong: str, says: str) -> None:
+    toml = f'{START}[webhook.sources.loja]\nscheme = "spatie"\n'
+    (of_settings,) = given(toml, ERP_SYNC_WEBHOOK_SECRETS=secrets)
+    (finding,) = webhook(installation())
+    assert (wrong in of_settings.message, says in finding.message) == (True, True), (of_settings, finding)
+    assert CANARY not in str(finding)
+    for one in (of_settings, finding):
+        assert one.level == "ok" or one.advice.startswith(("give JSON with the secrets", "correct it first")), one
 
 
 MANY = """\

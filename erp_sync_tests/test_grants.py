@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +190,35 @@ def test_the_columns_that_a_joined_update_writes(update: str, granted: str) -> N
     grants = shop_grants(laravel.model_copy(update={"stock": stock, "status": None}), "d", "u")
     assert [grant for grant in grants if "UPDATE" in grant] == [f"GRANT UPDATE {granted} TO 'u'@'%'"]
     assert not [grant for grant in grants if "erp_sync_stock" in grant]
+
+
+WRITING = (
+    "INSERT INTO told (`key`, n) SELECT o.id, 1 FROM goods o WHERE NOT EXISTS (SELECT 1 FROM told t WHERE t.n = 9)",
+    "INSERT INTO told (`key`, n) VALUES (7, 1) ON DUPLICATE KEY UPDATE n = VALUES(n)",
+    "INSERT IGNORE INTO told (`key`, n) VALUES (7, 1)",
+    "UPDATE goods SET stock = (SELECT MAX(n) FROM told) WHERE EXTRACT(YEAR FROM at) > 1",
+)
+
+
+@pytest.mark.parametrize("statement", WRITING)
+def test_a_statement_that_writes_has_all_the_rights_that_it_needs(mariadb: MariaDB, statement: str) -> None:
+    name = make_url(mariadb.create_database()).database or ""
+    mariadb.execute(
+        "CREATE OR REPLACE USER 'writer'@'%' IDENTIFIED BY 'x'",
+        f"CREATE TABLE {name}.told (`key` INT PRIMARY KEY, n INT)",
+        f"CREATE TABLE {name}.goods (id INT, stock INT, at DATETIME)",
+        f"INSERT INTO {name}.goods VALUES (1, 2, NOW())",
+    )
+    laravel = load_profile("laravel")
+    assert laravel.stock is not None
+    stock = laravel.stock.model_copy(update={"write": [Statement.writing(statement)]})
+    grants = shop_grants(laravel.model_copy(update={"stock": stock, "status": None}), name, "writer")
+    mariadb.execute(*(grant for grant in grants if ".told" in grant or ".goods" in grant))
+    assert not [grant for grant in grants if re.search(r"\.(at|INTO) ", grant)]
+    engine = sa.create_engine(mariadb.url(name, user="writer", password="x"))
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql(statement).rowcount == 1
+    engine.dispose()
 
 
 def skus(on: Stage) -> list[str]:

@@ -341,6 +341,8 @@ def test_the_password_is_never_shown(mariadb: MariaDB) -> None:
         "mysql+pymysql://root:s3cret-pw@127.0.0.1:1/x": "is not available",
         "postgresql://u:s3cret-pw@h/x": "use mysql",
         "mysql+pymysql://u:s3cret-pw@h": "names no database",
+        "mysql+pymysql://u:s3cret-pw@h:port/x": "is no SQLAlchemy URL",
+        "mysql+pymysql://u:x@s3cret-pw@h/x": "more than one @",
         f"{mariadb.url(name, password='s3cret-pw')}?ssl_ca=/missing.pem": "cannot be read",
         f"{mariadb.url(name, password='s3cret-pw')}?ssl_verify_cert=true": "ssl_verify_cert",
     }.items():

@@ -108,7 +108,7 @@ def test_a_storage_that_is_away_or_slow_keeps_nobody_waiting_and_loses_no_figure
     started = time.monotonic()
     for _ in range(1000):
         observations.note(done(day, sent=1))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8
     assert asked.wait(5)
     stuck.set()
     until("told", lambda: observed(setting.instance, day), 10)

@@ -39,6 +39,7 @@ TIERS = {
     "slack": 1,
     "money": 2,
     "database_server": 2,
+    "database_url": 2,
     "erp_fields": 2,
     "customer_fields": 2,
     "nfe_key": 2,

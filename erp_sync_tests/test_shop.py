@@ -322,6 +322,8 @@ def test_no_database_there(tmp_path: object) -> None:
         ("not a url", "is no SQLAlchemy URL"),
         ("postgresql://u:secret@h/shop", "only mysql"),
         ("mysql+pymysql://u:secret@h", "names no database"),
+        ("mysql+pymysql://u:secret@h:port/shop", "is no SQLAlchemy URL"),
+        ("mysql+pymysql://u:x@secret@h/shop", "more than one @"),
         ("mysql+pymysql://u:secret@h/shop?ssl_ca=/nowhere.pem", "/nowhere.pem"),
         ("mysql+pymysql://u:secret@h/shop?ssl_verify_cert=true", "ssl_verify_cert"),
         ("mysql+pymysql://u:secret@h/shop?ssl=false", "ssl=false"),

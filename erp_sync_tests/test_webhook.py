@@ -486,7 +486,7 @@ class _Hanging:
 def test_a_silent_ledger_does_not_hold_the_sender_and_what_lands_late_is_known(
     local: Ledger, hints: list[Hint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiving, "STORE_SECONDS", 0.5)
+    monkeypatch.setattr(receiving, "STORE_SECONDS", 1.0)
     monkeypatch.setattr(receiving, "MOST_WAITING", 12)
     hanging = _Hanging(local)
     app = receiver(settings(), hanging, notify=hints.append, clock=lambda: NOW)  # type: ignore[arg-type]
@@ -501,8 +501,8 @@ def test_a_silent_ledger_does_not_hold_the_sender_and_what_lands_late_is_known(
 
     answers = asyncio.run(flood())
     assert {(answer.status, answer.headers["retry-after"]) for answer, _ in answers} == {(503, "5")}
-    assert max(took for _, took in answers) < 2
-    assert sum(took < 0.4 for _, took in answers) == 28, "those that are one too many do not even wait"
+    assert max(took for _, took in answers) < 3
+    assert sum(took < 0.9 for _, took in answers) == 28, "those that are one too many do not even wait"
     assert hanging.begun == receiving.THREADS, "the rest is not stored behind the sender's back"
     hanging.go.set()
     _until(lambda: len(hints) == receiving.THREADS)

@@ -30,6 +30,7 @@ from erp_sync_tests.webhooks import (
     NOWHERE,
     SECRETS,
     Command,
+    begun,
     connect,
     good,
     order_body,
@@ -74,7 +75,7 @@ def test_over_tls(authority: Authority, tmp_path: Path, ledger: Ledger, monkeypa
             pass
         started = time.monotonic()
         assert until_closed(connect(port)) == b"", "a handshake that does not come"
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 4.5
         assert until_closed(connect(port, raw("loja", spatie(BODY), BODY)))[:5] != b"HTTP/", "no plain HTTP beside it"
         assert good(url, verify=str(authority.bundle)).status_code == 202
 
@@ -198,12 +199,11 @@ def test_it_starts_without_a_ledger_and_ends_when_told(tmp_path: Path) -> None:
         migrate(url)
         assert good(command.url).status_code == 202
         body = order_body()
-        begun = connect(command.port, raw("loja", spatie(body), body[:5], length=len(body)))
-        time.sleep(0.2)
+        under_way = begun(command.port, body)
         command.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-        begun.sendall(body[5:])
-        assert until_closed(begun).startswith(b"HTTP/1.1 202 ")
+        under_way.sendall(body)
+        assert until_closed(under_way).startswith(b"HTTP/1.1 202 ")
         assert command.process.wait(10) == 0
         assert all(line["level"] != "ERROR" for line in command.lines)
         with pytest.raises(requests.ConnectionError):

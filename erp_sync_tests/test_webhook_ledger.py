@@ -17,8 +17,8 @@ from erp_sync_tests.ledger_entries import CuttingProxy
 from erp_sync_tests.mariadb import MariaDB
 from erp_sync_tests.webhooks import good, order_body, serving, settings, standard, stored
 
-IN_TIME = 2.0
-"""Seconds: the sender gives up after three."""
+IN_TIME = 3.0
+"""Seconds: then the sender gives up."""
 
 
 @pytest.fixture

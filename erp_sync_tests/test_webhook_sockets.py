@@ -24,6 +24,7 @@ from erp_sync_tests.webhooks import (
     BODY,
     JSON,
     Command,
+    begun,
     connect,
     good,
     order_body,
@@ -184,7 +185,7 @@ def test_a_thousand_idle_connections_and_floods_leave_it_small_and_answering(com
             flood.sendall(raw("loja", CHUNKED, b"") + chunk * 20 if number % 2 else _signed(b"[" * 60_000))
     started = time.monotonic()
     assert good(command.url).status_code == 202
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 3
     assert requests.get(f"{command.url}/readyz", timeout=5).status_code == 200
     assert command.memory() - before < 60
     assert len(stored(ledger)) == rows + 2
@@ -249,7 +250,7 @@ def test_slow_clients_are_not_waited_for(hasty: int) -> None:
     for thread in threads:
         thread.join()
     assert took.keys() == slow.keys()
-    assert max(took.values()) < 3, took
+    assert max(took.values()) < 4.5, took
 
 
 def test_who_does_not_read_the_answers_is_left(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
@@ -287,11 +288,10 @@ def test_one_connection_too_many_ends_the_one_that_says_nothing_for_the_longest(
     monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 5)
     with serving(receiver(settings(), ledger)) as url:
         port = int(url.rpartition(":")[2])
-        busy = connect(port, raw("loja", spatie(BODY), BODY[:30], length=71))
-        time.sleep(0.1)
+        busy = begun(port, BODY)
         idle = [connect(port) for _ in range(5)]
         assert until_closed(idle[0]) == b""
-        busy.sendall(BODY[30:])
+        busy.sendall(BODY)
         assert until_closed(busy)[9:12] in (b"200", b"202")
         for connection in idle:
             connection.close()

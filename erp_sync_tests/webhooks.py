@@ -229,6 +229,14 @@ def connect(port: int, data: bytes = b"", timeout: float = 10) -> socket.socket:
     return connection
 
 
+def begun(port: int, body: bytes) -> socket.socket:
+    """A genuine request of which the server has all but the body, and waits for it."""
+    head = raw("loja", [*spatie(body).items(), ("expect", "100-continue")], b"", length=len(body))
+    connection = connect(port, head)
+    assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
+    return connection
+
+
 def until_closed(connection: socket.socket) -> bytes:
     """What the server says until it ends the connection. Raises TimeoutError where it does not."""
     said = b""

@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Row, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import URL, Row, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from erp_sync.database_server import clock, encryption, version
+from erp_sync.database_url import parse_url, tls_context
 from erp_sync.doctor.installation import Installation
+from erp_sync.errors import Misconfigured
 from erp_sync.ledger.database import Database
 from erp_sync.ledger.ledger import stored_revision
 from erp_sync.ledger.part import DATABASE_TIME
@@ -40,8 +42,8 @@ def ledger(installation: Installation) -> Iterator[Finding]:
         at = database.rows(DATABASE_TIME)[0][0] if not database.is_sqlite else None
         yield Finding("ok", "ledger", f"answers at {database.name}")
         if at is not None:
-            options = make_url(settings.ledger_url.get_secret_value()).query
-            yield from _server(database, at.replace(tzinfo=UTC), is_verified=any(map(_is_tls, options)))
+            tls = tls_context(_URL, parse_url(_URL, settings.ledger_url.get_secret_value()))
+            yield from _server(database, at.replace(tzinfo=UTC), is_verified=tls is not None)
             yield from _durability(database)
         revision = _revision(database)
         if at is not None:
@@ -53,8 +55,8 @@ def ledger(installation: Installation) -> Iterator[Finding]:
 def missing_file(settings: Settings) -> Finding | None:
     """An error where the ledger is a SQLite file that is not there, or no ledger yet: to open it would change it."""
     try:
-        address = make_url(settings.ledger_url.get_secret_value() if settings.ledger_url else "")
-    except ArgumentError:
+        address = parse_url(_URL, settings.ledger_url.get_secret_value() if settings.ledger_url else "")
+    except Misconfigured:
         return None  # said by whoever opens it
     if address.get_backend_name() != "sqlite" or not address.database:
         return None
@@ -86,10 +88,6 @@ def same_server(one: URL, other: URL) -> bool:
         return ("localhost" if host in ("127.0.0.1", "::1") else host.lower()), url.port or 3306
 
     return "sqlite" not in (one.get_backend_name(), other.get_backend_name()) and place(one) == place(other)
-
-
-def _is_tls(option: str) -> bool:
-    return option.startswith("ssl")
 
 
 def _server(database: Database, at: datetime, *, is_verified: bool) -> Iterator[Finding]:
@@ -149,8 +147,7 @@ def _grants(database: Database, settings: Settings, *, must_migrate: bool) -> It
             fine = False
             message = f"the user {user!r} lacks {', '.join(lacks)} ON {own}, which it needs to {purpose}"
             yield Finding("warning" if has.has_roles else level, "grants", message, statement)
-    shop = settings.shop_url
-    theirs = make_url(shop.get_secret_value()) if shop is not None and "://" in shop.get_secret_value() else None
+    theirs = _shop(settings)
     shared = theirs is not None and same_server(address, theirs) and theirs.username == address.username
     allowed = {address.database, theirs.database if theirs is not None and shared else address.database}
     beyond = [str(right) for right in has.rights if right.name != "USAGE" and right.on.partition(".")[0] not in allowed]
@@ -161,11 +158,18 @@ def _grants(database: Database, settings: Settings, *, must_migrate: bool) -> It
         yield Finding("ok", "grants", f"the user {user!r} has the rights on {own}, and no others")
 
 
+def _shop(settings: Settings) -> URL | None:
+    """None: it is missing or wrong, which is told where the shop is looked at."""
+    try:
+        return parse_url("ERP_SYNC_SHOP_URL", settings.shop_url.get_secret_value()) if settings.shop_url else None
+    except Misconfigured:
+        return None
+
+
 def _apart(database: Database, settings: Settings) -> Finding:
-    address, shop = database.reader.url, settings.shop_url
+    address, theirs = database.reader.url, _shop(settings)
     advice = "give the ledger a database of its own"
-    if shop is not None and "://" in shop.get_secret_value():
-        theirs = make_url(shop.get_secret_value())
+    if theirs is not None:
         if database.is_sqlite and theirs.get_backend_name() == "sqlite" and theirs.database and address.database:
             same = Path(theirs.database).resolve() == Path(address.database).resolve()
         else:

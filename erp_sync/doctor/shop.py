@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pymysql.constants import FIELD_TYPE
-from sqlalchemy import Connection, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Connection
 
 from erp_sync.database_server import clock, version
+from erp_sync.database_url import parse_url
 from erp_sync.doctor.installation import Installation
 from erp_sync.doctor.ledger import same_server, time_of_ledger
-from erp_sync.errors import ErpSyncError
+from erp_sync.errors import ErpSyncError, Misconfigured
 from erp_sync.models import Finding
 from erp_sync.shop.check import check_profile
 from erp_sync.shop.database import HEAD, ORDERS, Shop, open_shop
@@ -103,7 +103,8 @@ def _ledger_beside(installation: Installation) -> str:
     if settings.shop_url is None or settings.ledger_url is None:
         return ""
     try:
-        ours, theirs = (make_url(url.get_secret_value()) for url in (settings.ledger_url, settings.shop_url))
-    except ArgumentError:
+        ours = parse_url("ERP_SYNC_LEDGER_URL", settings.ledger_url.get_secret_value())
+        theirs = parse_url("ERP_SYNC_SHOP_URL", settings.shop_url.get_secret_value())
+    except Misconfigured:
         return ""
     return (ours.database or "") if same_server(ours, theirs) and ours.username == theirs.username else ""

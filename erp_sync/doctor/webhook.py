@@ -9,6 +9,8 @@ from erp_sync.errors import Misconfigured
 from erp_sync.models import Finding
 from erp_sync.webhook.signature import senders
 
+_SECRETS = "ERP_SYNC_WEBHOOK_SECRETS"
+
 
 def webhook(installation: Installation) -> Iterator[Finding]:
     """Whether each source has a secret that fits its scheme."""
@@ -20,11 +22,14 @@ def webhook(installation: Installation) -> Iterator[Finding]:
         else:
             yield Finding("ok", "webhook", "not used: the sensor finds every order by itself")
         return
+    if any(line.startswith(_SECRETS) for line in installation.wrong):
+        yield Finding("warning", "webhook", f"not looked at: {_SECRETS} is wrong", "correct it first")
+        return
     try:
         known = senders(settings)
     except Misconfigured as error:
         message, _, advice = str(error).rpartition(": ")
-        yield Finding("error", "ERP_SYNC_WEBHOOK_SECRETS", message, advice)
+        yield Finding("error", _SECRETS, message, advice)
         return
     for name, sender in known.items():
         several = "" if len(sender.keys) == 1 else ": take the old one away once the sender uses the new"

@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 import random
 import sqlite3
-import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Executable, Row, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy import URL, Connection, Engine, Executable, Row, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from erp_sync.database_url import NOT_THE_DRIVER_S, check_database, parse_url, tls_context
 from erp_sync.errors import ErpSyncError, LedgerUnavailable, Misconfigured
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ COMMIT_PATIENCE = 15.0
 """Seconds for which the database is asked what became of a COMMIT."""
 
 _URL = "ERP_SYNC_LEDGER_URL"
-_TLS_OPTIONS = frozenset({"ssl", "ssl_ca", "ssl_cert", "ssl_key"})
 _CONFLICTS = {1213, 1205, 1020}
 _LOST = {1053, 1158, 1159, 1160, 1161, 1317, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
 _ADVICE = {
@@ -147,15 +146,11 @@ class Database:
 
 
 def _address(url: str) -> URL:
-    try:
-        address = make_url(url)
-    except ArgumentError:
-        raise Misconfigured(f"{_URL} is no SQLAlchemy URL: write mysql+pymysql://user:password@host/database") from None
+    address = parse_url(_URL, url)
     backend = address.get_backend_name()
     if backend not in ("sqlite", "mysql", "mariadb"):
         raise Misconfigured(f"{_URL} names the database {backend!r}: use mysql+pymysql or sqlite")
-    if not address.database or address.database == ":memory:":
-        raise Misconfigured(f"{_URL} names no database: write mysql+pymysql://user:password@host/database")
+    check_database(_URL, address)
     return address
 
 
@@ -194,10 +189,10 @@ def _switch_to_wal(connection: Any) -> None:
 
 
 def _mysql(address: URL, **options: Any) -> Engine:
-    tls = _tls_context(address)
+    tls = tls_context(_URL, address)
     options["isolation_level"] = options["isolation_level"] or "READ COMMITTED"
     return create_engine(
-        address.set(drivername="mysql+pymysql").difference_update_query([*_TLS_OPTIONS, "charset", "local_infile"]),
+        address.set(drivername="mysql+pymysql").difference_update_query(NOT_THE_DRIVER_S),
         hide_parameters=True,
         # Without pre-ping: a connection that broke while idle fails at its first statement and is made anew.
         pool_recycle=RECYCLE_SECONDS,
@@ -220,31 +215,6 @@ def _mysql(address: URL, **options: Any) -> Engine:
 
 def _pool() -> dict[str, Any]:
     return {"pool_size": 10, "max_overflow": 60, "pool_timeout": 10, "pool_use_lifo": True}
-
-
-def _tls_context(address: URL) -> ssl.SSLContext | None:
-    """`?ssl=true` (the system's authorities) or `?ssl_ca=FILE`; `ssl_cert` and `ssl_key` for a client certificate.
-
-    With any of them the server's certificate and name are verified. PyMySQL's own options of these names accept a
-    server of the wrong authority.
-    """
-    given = {name: str(value) for name, value in address.query.items() if name.startswith("ssl")}
-    unknown = sorted(given.keys() - _TLS_OPTIONS)
-    if unknown:
-        raise Misconfigured(f"{_URL} has the option {unknown[0]}: for TLS use {', '.join(sorted(_TLS_OPTIONS))}")
-    if given.get("ssl", "true") != "true":
-        raise Misconfigured(f"{_URL} has ssl={given['ssl']}: write ssl=true, or leave it out")
-    if not given:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=given.get("ssl_ca"))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if "ssl_cert" in given:
-            context.load_cert_chain(given["ssl_cert"], given.get("ssl_key"))
-    except OSError as error:
-        files = ", ".join(given[name] for name in ("ssl_ca", "ssl_cert", "ssl_key") if name in given)
-        raise Misconfigured(f"{_URL}: the certificate files ({files}) cannot be read: {error}") from None
-    return context
 
 
 def _is_lost(error: DBAPIError | PoolTimeout) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from sqlalchemy import Connection, select, text, update
 
@@ -75,6 +76,10 @@ def open_ledger(
     Raises LedgerUnavailable; and Misconfigured for a wrong URL, password or database, or an older or newer schema.
     """
     database = Database(url)
+    file = str(database.reader.url.database)
+    if check and database.is_sqlite and not file.startswith("file:") and not Path(file).exists():
+        # To ask it would make it.
+        raise Misconfigured(f"ERP_SYNC_LEDGER_URL: {database.name} does not exist: correct it, or run erp-sync migrate")
     asks_database = clock is None and not database.is_sqlite
     ledger: Ledger
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import ssl
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from erp_sync.database_url import NOT_THE_DRIVER_S, check_database, parse_url, tls_context
 from erp_sync.errors import ErpSyncError, Misconfigured, ShopUnavailable
 from erp_sync.shop.profile import Profile
 
@@ -25,7 +25,6 @@ RECYCLE_SECONDS = 280
 """Younger than the usual time-outs of firewalls and `wait_timeout`."""
 
 _URL = "ERP_SYNC_SHOP_URL"
-_TLS_OPTIONS = frozenset({"ssl", "ssl_ca", "ssl_cert", "ssl_key"})
 
 
 def shop_engine(url: str, profile: Profile, *, ca_bundle: Path | None = None, writes: bool = False) -> Engine:
@@ -35,25 +34,19 @@ def shop_engine(url: str, profile: Profile, *, ca_bundle: Path | None = None, wr
     COMMITTED). A lock on what is read would make checkouts wait for the gap behind the newest order, and the shop's own
     UPDATE of such a row would end as the victim of a deadlock.
 
-    TLS: `ca_bundle` or `?ssl_ca=FILE` (a private CA), `?ssl=true` (the system's CAs), `ssl_cert` and `ssl_key` (a
-    client certificate). With any of them the server's certificate and name are verified, with TLS 1.2 or later;
-    without, PyMySQL encrypts where the server offers it and verifies nothing. Raises Misconfigured; connects to nothing
-    yet.
+    TLS: as `tls_context` says; without any of its options PyMySQL encrypts where the server offers it and verifies
+    nothing. Raises Misconfigured; connects to nothing yet.
     """
-    try:
-        address = make_url(url)
-    except ArgumentError:
-        raise Misconfigured(f"{_URL} is no SQLAlchemy URL: write mysql+pymysql://user:password@host/database") from None
+    address = parse_url(_URL, url)
     backend = address.get_backend_name()
     if backend == "sqlite":
         return _sqlite(address, writes=writes)
     if backend not in ("mysql", "mariadb"):
         raise Misconfigured(f"{_URL} names the database {backend!r}: only mysql+pymysql and sqlite can be read")
-    if not address.database:
-        raise Misconfigured(f"{_URL} names no database: write mysql+pymysql://user:password@host/database")
-    tls = _tls_context(address, ca_bundle)
+    check_database(_URL, address)
+    tls = tls_context(_URL, address, ca_bundle)
     engine = create_engine(
-        address.set(drivername="mysql+pymysql").difference_update_query([*_TLS_OPTIONS, "charset", "local_infile"]),
+        address.set(drivername="mysql+pymysql").difference_update_query(NOT_THE_DRIVER_S),
         isolation_level="AUTOCOMMIT",  # a look is one statement; BEGIN and ROLLBACK would be two more round trips
         skip_autocommit_rollback=True,
         pool_recycle=RECYCLE_SECONDS,
@@ -111,27 +104,6 @@ def _sqlite(address: URL, *, writes: bool) -> Engine:
             connection.execute("PRAGMA query_only = ON")
 
     return engine
-
-
-def _tls_context(address: URL, ca_bundle: Path | None) -> ssl.SSLContext | None:
-    options = {name: str(value) for name, value in address.query.items() if name.startswith("ssl")}
-    unknown = sorted(options.keys() - _TLS_OPTIONS)
-    if unknown:
-        raise Misconfigured(f"{_URL} has the option {unknown[0]}: for TLS use {', '.join(sorted(_TLS_OPTIONS))}")
-    if options.get("ssl", "true") != "true":
-        raise Misconfigured(f"{_URL} has ssl={options['ssl']}: write ssl=true, or leave it out")
-    ca = str(ca_bundle) if ca_bundle else options.get("ssl_ca")
-    if not options and not ca:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=ca)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if "ssl_cert" in options:
-            context.load_cert_chain(options["ssl_cert"], options.get("ssl_key"))
-    except (OSError, ssl.SSLError) as error:
-        files = ", ".join(filter(None, [ca, options.get("ssl_cert"), options.get("ssl_key")]))
-        raise Misconfigured(f"{_URL}: the certificate files ({files}) cannot be read: {_reason(error)}") from None
-    return context
 
 
 def is_local(engine: Engine) -> bool:

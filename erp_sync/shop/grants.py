@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from sqlalchemy.dialects.mysql.reserved_words import RESERVED_WORDS_MARIADB, RESERVED_WORDS_MYSQL
+
 from erp_sync.shop.database import Shop
 from erp_sync.shop.profile import Profile
 from erp_sync.shop.statement import Statement
@@ -19,6 +21,9 @@ TO_MIGRATE = ("CREATE", "ALTER", "INDEX")
 """And to make and change them."""
 SHOP_USER, LEDGER_USER, MIGRATE_USER = "erp_sync_shop", "erp_sync_ledger", "erp_sync_migrate"
 
+_BEFORE_TARGET = {"insert", "low_priority", "high_priority", "delayed", "ignore", "into"}
+_HAVE_FROM = {"extract", "trim", "substring", "substr"}
+_RESERVED = RESERVED_WORDS_MYSQL | RESERVED_WORDS_MARIADB
 _AFTER_TABLE = {"join", "straight_join", "inner", "left", "right", "cross", "natural", "on", "using", "force", "use"}
 
 
@@ -35,13 +40,14 @@ def shop_grants(profile: Profile, database: str, user: str) -> list[str]:
     reading += [profile.stock.skus] if profile.stock and profile.stock.skus else []
     to = _to(user)
     read = {table for statement in reading for table in read_tables(statement)}
-    # An UPDATE reads the columns of its WHERE.
+    # An UPDATE reads the columns of its WHERE; and what is copied, joined or looked at in a sub-SELECT is read too.
     read |= {table for verb, table, _ in _written(profile) if verb == "UPDATE"}
+    read |= {table for statement in _writing(profile) for table in read_tables(statement)} - {TEMPORARY}
     grants = [f"GRANT SELECT ON {_qualified(table, database)} {to}" for table in sorted(read)]
     for verb, table, columns in _written(profile):
         if verb == "UPDATE" and not columns:
             continue
-        right = f"UPDATE ({', '.join(columns)})" if verb == "UPDATE" else verb
+        right = f"UPDATE ({', '.join(map(_name, columns))})" if verb == "UPDATE" else verb
         grants.append(f"GRANT {right} ON {_qualified(table, database)} {to}")
     if _has_bulk(profile):
         grants.append(f"GRANT CREATE TEMPORARY TABLES ON {all_of(database)} {to}")
@@ -79,15 +85,21 @@ def grants_file(profile: Profile, shop: str, ledger: str) -> str:
 
 
 def read_tables(statement: Statement) -> set[str]:
-    """The tables after FROM and JOIN (and the commas of an old-style join), without the names that WITH defines."""
+    """The tables after FROM and JOIN (and the commas of an old-style join), without the names that WITH defines and
+    the FROM of `EXTRACT(YEAR FROM x)`."""
     words = [text.strip('`"') for text in statement.words()]
     lower = [word.lower() for word in words]
     defined = {lower[i] for i in range(len(words) - 2) if lower[i + 1] == "as" and words[i + 2] == "("}
     defined &= set(lower) if "with" in lower else set()
     tables: set[str] = set()
     in_from = False
+    before = [""]
     for i, word in enumerate(lower):
-        if word in ("from", "join", "straight_join"):
+        if word == "(":
+            before.append(lower[i - 1])
+        elif word == ")":
+            before.pop()
+        if word in ("from", "join", "straight_join") and before[-1] not in _HAVE_FROM:
             in_from = True
         elif not (in_from and word == ","):
             in_from = in_from and word not in ("where", "group", "order", "limit", "having", "union", "(", ")", "on")
@@ -106,28 +118,47 @@ def _dotted(words: list[str], start: int) -> Iterator[str]:
         start += 2
 
 
+def _writing(profile: Profile) -> list[Statement]:
+    statements = [*(profile.status.write if profile.status else ()), *(profile.stock.write if profile.stock else ())]
+    return [*statements, profile.stock.bulk] if profile.stock and profile.stock.bulk else statements
+
+
 def _written(profile: Profile) -> Iterator[tuple[str, str, list[str]]]:
     """Verb, table and, of an UPDATE, its columns. Tables that an UPDATE only joins come without columns."""
-    statements = [*(profile.status.write if profile.status else ()), *(profile.stock.write if profile.stock else ())]
-    if profile.stock and profile.stock.bulk:
-        statements.append(profile.stock.bulk)
-    for statement in statements:
+    for statement in _writing(profile):
         words = [text.strip('`"') for text in statement.words()]
         lower = [word.lower() for word in words]
         if statement.verb != "update":
-            yield "INSERT", ".".join(_dotted(words, 2 if lower[1:2] in (["into"], ["ignore"]) else 1)), []
+            yield from _inserted(words, lower)
             continue
         named = _tables_by_alias(words[: lower.index("set")])
         columns: dict[str, list[str]] = {table: [] for table in named.values() if table != TEMPORARY}
-        depth = 0
-        for i in range(lower.index("set"), len(words)):
-            depth += (words[i] == "(") - (words[i] == ")")
-            if depth == 0 and lower[i] == "where":
-                break
-            if depth == 0 and words[i] == "=" and lower[i - 2] in ("set", ",", "."):
-                alias = lower[i - 3] if words[i - 2] == "." else ""
-                columns.setdefault(named.get(alias, next(iter(columns), "")), []).append(words[i - 1])
+        for alias, column in _assigned(words, lower, lower.index("set")):
+            columns.setdefault(named.get(alias, next(iter(columns), "")), []).append(column)
         yield from (("UPDATE", table, names) for table, names in columns.items())
+
+
+def _inserted(words: list[str], lower: list[str]) -> Iterator[tuple[str, str, list[str]]]:
+    start = next(i for i, word in enumerate(lower) if word not in _BEFORE_TARGET)
+    parts = list(_dotted(words, start))
+    yield "INSERT", ".".join(parts), []
+    if "duplicate" in lower:
+        # MariaDB asks for UPDATE on each column that is inserted, not only on those that are assigned.
+        listed = start + 2 * len(parts) - 1
+        inserted = words[listed + 1 : lower.index(")", listed) : 2] if lower[listed] == "(" else []
+        assigned = [column for _, column in _assigned(words, lower, lower.index("duplicate") + 2)]
+        yield "UPDATE", ".".join(parts), list(dict.fromkeys([*inserted, *assigned]))
+
+
+def _assigned(words: list[str], lower: list[str], start: int) -> Iterator[tuple[str, str]]:
+    """Alias ("" for none) and column of `a = 1, t.b = 2`, from the word before them up to WHERE."""
+    depth = 0
+    for i in range(start, len(words)):
+        depth += (words[i] == "(") - (words[i] == ")")
+        if depth == 0 and lower[i] == "where":
+            return
+        if depth == 0 and words[i] == "=" and lower[i - 2] in (lower[start], ",", "."):
+            yield lower[i - 3] if words[i - 2] == "." else "", words[i - 1]
 
 
 def _tables_by_alias(words: list[str]) -> dict[str, str]:
@@ -157,7 +188,11 @@ def _qualified(table: str, database: str) -> str:
 
 
 def _name(name: str) -> str:
-    return name if re.fullmatch(r"\w+", name) else f"`{name.replace('`', '``')}`"
+    return (
+        name
+        if re.fullmatch(r"\w*[^\W\d]\w*", name) and name.lower() not in _RESERVED
+        else f"`{name.replace('`', '``')}`"
+    )
 
 
 def all_of(database: str) -> str:

@@ -10,8 +10,10 @@ from erp_sync.models import Level
 from erp_sync.shop.database import Shop
 from erp_sync.shop.grants import needed_grants
 
-_GRANT = re.compile(r"GRANT (?P<rights>.+?) ON (?P<on>\S+) TO ", re.DOTALL)
-_RIGHT = re.compile(r"(?P<name>[A-Z][A-Z ]*[A-Z])(?: \((?P<columns>[^)]*)\))?")
+_GRANT = re.compile(
+    r"GRANT (?P<rights>.+?) ON (?:(?:FUNCTION|PROCEDURE|PACKAGE(?: BODY)?) )?(?P<on>.+?) TO ", re.DOTALL
+)
+_RIGHT = re.compile(r"(?P<name>[A-Z][A-Z_ ]*[A-Z])(?: \((?P<columns>[^)]*)\))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def check_grants(shop: Shop, besides: str = "") -> Iterator[tuple[Level, str, st
     excess = [
         str(beyond)
         for right in has.rights
-        if right.name != "USAGE" and not (besides and right.on.partition(".")[0].lower() == besides.lower())
+        if right.name != "USAGE" and not (besides and _database(right) == besides.lower())
         if (beyond := _beyond(right, needed)) is not None
     ]
     if excess:
@@ -102,7 +104,7 @@ def check_grants(shop: Shop, besides: str = "") -> Iterator[tuple[Level, str, st
 
 def _beyond(right: Right, needed: Sequence[Right]) -> Right | None:
     """What of it nobody needs; None: nothing."""
-    if right.name in ("SELECT", "SHOW VIEW") and right.on != "*.*":
+    if right.name in ("SELECT", "SHOW VIEW") and _database(right) in map(_database, needed):
         return None
     same = [one for one in needed if one.name == right.name and _alike(one.on, right.on)]
     if right.name == "UPDATE" and same and right.columns:
@@ -119,6 +121,12 @@ def _rights(lines: Iterable[str]) -> Iterator[Right]:
             for right in _RIGHT.finditer(match["rights"]):
                 columns = re.findall(r"\w+", (right["columns"] or "").lower())
                 yield Right(right["name"], on, frozenset(columns))
+            if " WITH GRANT OPTION" in line:
+                yield Right("GRANT OPTION", on)
+
+
+def _database(right: Right) -> str:
+    return right.on.partition(".")[0].lower()
 
 
 def _alike(granted_on: str, on: str) -> bool:

@@ -158,7 +158,7 @@ class _Door:
         try:
             named = reference(body, path)
         except Unusable:
-            return Answer(422, "unusable", f"{path} must be there once, as a text of 1 to 255 characters or an integer")
+            return unusable(path)
 
         def store() -> bool:
             hint = self._ledger.receive(source, event_id, named)
