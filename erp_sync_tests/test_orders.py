@@ -162,8 +162,10 @@ def test_the_token_endpoint_refuses_the_first_call_after_a_cold_start(work: Work
 
 def test_an_erp_that_is_down_loses_nothing_burns_no_attempt_and_opens_the_breaker(work: Work) -> None:
     orders = work.on.shop.checkout_many(5)
+    bad = work.on.shop.place_bad_order("payment")
     work.on.erp.kill()
     failures = [work.run().failure for _ in range(4)]
+    assert work.entry(bad).state is LedgerState.INVALID, "what is wrong with it, the ERP need not be asked"
     assert isinstance(failures[0], ErpUnavailable)
     assert isinstance(failures[-1], BreakerOpen)
     for order in orders:

@@ -280,14 +280,15 @@ class Pipeline:
         try:
             if self._source.claims_late:
                 claimed += self._source.claim(unsent, since)
+            # Whatever the ERP answers: what is wrong with an order is known while it is away, too.
+            for entry in claimed:
+                if entry.order_id in settling:
+                    settling[entry.order_id](entry)
         finally:
             for answer in (matching, asking):
                 answer.exception()
         matches = matching.result()
         asked_at, found = asking.result()
-        for entry in claimed:
-            if entry.order_id in settling:
-                settling[entry.order_id](entry)
         expected: dict[str, Expected] = {}
         for order_id, order in mapped.items():
             shop_order = shop_orders[order_id]
