@@ -302,17 +302,20 @@ def test_the_lease_of_a_late_claim_counts_from_before_the_shop_was_read(
 
 def test_a_customers_orders_side_by_side_take_turns_and_none_is_left_to_others(work: Work) -> None:
     work.on.erp.switch(latency_ms=100)
-    orders = work.on.shop.checkout_many(6)
-    for order in orders:
-        work.on.shop.change_order(order, customer_id=1)
+    kinds: Counter[str] = Counter()
     with running() as express:
-        for order in orders:
-            tell(work, express, order)
-            time.sleep(0.02)
-        until(lambda: verified(work, orders), 30)
-        kinds = Counter(
-            event.kind for order in orders for _, event, _ in work.connections.ledger.story(str(order.order_id))
-        )
+        for pause in (0.02, 0.05, 0.1, 0.2, 0.3):
+            orders = work.on.shop.checkout_many(6)
+            for order in orders:
+                work.on.shop.change_order(order, customer_id=1)
+            for order in orders:
+                tell(work, express, order)
+                time.sleep(pause)
+            until(lambda orders=orders: verified(work, orders), 30)  # type: ignore[misc]
+            stories = [work.connections.ledger.story(str(order.order_id)) for order in orders]
+            kinds.update(event.kind for story in stories for _, event, _ in story)
+            if kinds["due"]:
+                break  # on a busy machine they may come as one batch, and nobody waits
     assert kinds["due"] > 0, "none of them had to wait"
     assert [line["kind"] for line in work.on.erp.journal()].count("customer") <= 1
 
