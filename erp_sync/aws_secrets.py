@@ -86,8 +86,9 @@ def _ask(where: str, name: str, region: str | None) -> SecretStr:
         from botocore import exceptions
     except ImportError:
         raise Misconfigured(f"{where} cannot be asked for, boto3 is missing: install erp-sync[aws]") from None
-    # It logs answers when debugging.
-    logging.getLogger("botocore").setLevel(logging.INFO)
+    # It logs answers when debugging. What it would not say anyway, it is not told to say.
+    boto = logging.getLogger("botocore")
+    boto.setLevel(max(logging.INFO, boto.getEffectiveLevel()))
     try:
         text = _client(where, region).get_secret_value(SecretId=name).get("SecretString")
     except exceptions.ClientError as error:
