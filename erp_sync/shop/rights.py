@@ -26,15 +26,8 @@ class Right:
     """In lower case; empty: the whole table."""
 
     def __str__(self) -> str:
-        return f"{self._right} ON {self.on}"
-
-    def granted_to(self, account: str) -> str:
-        """As a statement. `account` is what `quoted` gives."""
-        return f"GRANT {self._right} ON {self.on} TO {account}"
-
-    @property
-    def _right(self) -> str:
-        return f"{self.name} ({', '.join(sorted(self.columns))})" if self.columns else self.name
+        columns = f" ({', '.join(sorted(self.columns))})" if self.columns else ""
+        return f"{self.name}{columns} ON {self.on}"
 
     def covers(self, on: str) -> bool:
         """Whether a right on this is one on that table, or on the whole of that database (`shop.*`)."""
@@ -77,15 +70,19 @@ def check_grants(shop: Shop, besides: str = "") -> Iterator[tuple[Level, str, st
         return
     rows = shop.read(lambda connection: connection.exec_driver_sql("SHOW GRANTS").all())
     account = quoted(str(shop.read(lambda connection: connection.exec_driver_sql("SELECT CURRENT_USER()").scalar())))
-    has, needed = granted(str(row[0]) for row in rows), granted(needed_grants(shop)).rights
+    has = granted(str(row[0]) for row in rows)
     user = shop.engine.url.username
-    advice = "give the user these rights and no others: " + "; ".join(
-        f"{statement.rpartition(' TO ')[0]} TO {account}" for statement in needed_grants(shop)
-    )
+    grants = {
+        f"{statement.rpartition(' TO ')[0]} TO {account}": granted([statement]).rights
+        for statement in needed_grants(shop)
+    }
+    needed = [right for rights in grants.values() for right in rights]
+    advice = "give the user these rights and no others: " + "; ".join(grants)
     missing = [right for right in needed if not has.has(right)]
     if missing:
         message = f"the user {user!r} lacks {', '.join(map(str, missing))}"
-        statements = "; ".join(right.granted_to(account) for right in missing)
+        # As they are written there: unquoted, a _ in a database's name would stand for any letter.
+        statements = "; ".join(statement for statement, rights in grants.items() if not all(map(has.has, rights)))
         if has.has_roles:
             yield "warning", f"{message}, unless a role of it has that", statements
         else:
