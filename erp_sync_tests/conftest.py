@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -69,3 +70,45 @@ def ledger(database_url: str, hand: Hand) -> Iterator[Ledger]:
     ledger = open_ledger(database_url, clock=hand)
     yield ledger
     ledger.close()
+
+
+@pytest.fixture(scope="module")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a migrated ledger, to copy."""
+    path = tmp_path_factory.mktemp("empty") / "ledger.sqlite"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def local_ledger(empty_ledger: Path, tmp_path: Path) -> Iterator[Ledger]:
+    """A new one on SQLite, with the real clock."""
+    ledger = open_ledger(f"sqlite:///{shutil.copy(empty_ledger, tmp_path)}")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def aws_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no session of boto3 that another test began with others, or in another region."""
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "sa-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[str]:
+    """Where something that behaves like AWS listens, with nothing in it yet."""
+    import requests
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    # What it keeps is of the process, whichever server it was told to.
+    requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10).raise_for_status()
+    yield f"http://{host}:{port}"
+    server.stop()

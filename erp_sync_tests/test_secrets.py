@@ -20,7 +20,6 @@ import boto3
 import dagster as dg
 import pytest
 from dagster._core.remote_representation.external_data import RepositorySnap
-from moto.server import ThreadedMotoServer
 from pydantic import SecretStr, ValidationError
 from rich.console import Console
 from rich.traceback import Traceback
@@ -45,24 +44,14 @@ REFERENCE = f"aws-secret:{NAME}#erp_password"
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+def clean(monkeypatch: pytest.MonkeyPatch, aws_credentials: None) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("ERP_SYNC_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(aws_secrets, "_texts", {})  # as in a new process
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "sa-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    boto = logging.getLogger("botocore")
+    level = boto.level
+    yield
+    boto.setLevel(level)
 
 
 @pytest.fixture
@@ -118,6 +107,13 @@ def test_the_doctor_works_with_what_is_fetched(vault: Any, monkeypatch: pytest.M
     found = installation()
     assert found.settings.erp_password == SecretStr(CANARY)
     assert "ERP_SYNC_ERP_PASSWORD" not in {one.subject for one in settings_area(found)}
+
+
+def test_boto_says_no_more_than_before(vault: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="botocore")
+    vault(NAME, json.dumps({"erp_password": CANARY}))
+    assert load_settings(erp_password=REFERENCE).secret("erp_password") == CANARY
+    assert not logging.getLogger("botocore").isEnabledFor(logging.INFO)
 
 
 def test_it_is_asked_for_once_in_a_process_and_again_in_the_next(vault: Any, monkeypatch: pytest.MonkeyPatch) -> None:

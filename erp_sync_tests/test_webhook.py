@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import json
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -54,29 +53,14 @@ STANDARD_VECTOR = "v1,RKXL1SkTq2DdmLEkKijFsAXCvlDf5temGQYEdT28HJ0="
 NAMED = json.dumps({"data": {"order": {"number": "LJ-7"}}}).encode()
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated ledger to copy."""
-    path = tmp_path_factory.mktemp("empty") / "ledger.sqlite"
-    migrate(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def local(empty: Path, tmp_path: Path) -> Iterator[Ledger]:
-    ledger = open_ledger(f"sqlite:///{shutil.copy(empty, tmp_path)}")
-    yield ledger
-    ledger.close()
-
-
 @pytest.fixture
 def hints() -> list[Hint]:
     return []
 
 
 @pytest.fixture
-def app(local: Ledger, hints: list[Hint]) -> Starlette:
-    return receiver(settings(), local, notify=hints.append, clock=lambda: NOW)
+def app(local_ledger: Ledger, hints: list[Hint]) -> Starlette:
+    return receiver(settings(), local_ledger, notify=hints.append, clock=lambda: NOW)
 
 
 # --- who is believed ----------------------------------------------------------------------------
@@ -153,7 +137,7 @@ def test_an_odd_id_or_time_is_refused_although_it_is_signed(name: str, value: st
     assert _event("standard", bytes(range(32)), {**odd, "webhook-signature": f"v1,{digest}"}) is None
 
 
-def test_a_header_that_is_too_long_or_there_twice_proves_nothing(app: Starlette, local: Ledger) -> None:
+def test_a_header_that_is_too_long_or_there_twice_proves_nothing(app: Starlette, local_ledger: Ledger) -> None:
     right = standard(BODY, "msg_1", NOW)
     long = {**right, "webhook-signature": right["webhook-signature"] + " v1,AAAA" * 300}
     assert post(app, "padrao", long, BODY).status == 401
@@ -163,7 +147,7 @@ def test_a_header_that_is_too_long_or_there_twice_proves_nothing(app: Starlette,
         assert post(app, "padrao", [*right.items(), (name, right[name])], BODY).status == 401
     twice = [*spatie(BODY).items(), ("signature", "0" * 64)]
     assert post(app, "loja", twice, BODY).status == 401
-    assert stored(local) == []
+    assert stored(local_ledger) == []
     assert post(app, "padrao", right, BODY).status == 202
 
 
@@ -216,14 +200,14 @@ def test_every_secret_and_every_signature_is_compared_whatever_came_before(monke
     ],
 )
 def test_a_secret_that_cannot_be_one_is_refused_at_the_start(
-    local: Ledger, secrets: dict[str, str | None], words: str
+    local_ledger: Ledger, secrets: dict[str, str | None], words: str
 ) -> None:
     given = {name: value for name, value in {**SECRETS, **secrets}.items() if value}
     with pytest.raises(Misconfigured, match=words) as raised:
-        receiver(settings(webhook_secrets=json.dumps(given)), local)
+        receiver(settings(webhook_secrets=json.dumps(given)), local_ledger)
     assert "AAECAwQFBgcICQoL" not in str(raised.value)
     with pytest.raises(Misconfigured, match=r"webhook\.sources is not set"):
-        receiver(settings(webhook={"sources": {}}), local)
+        receiver(settings(webhook={"sources": {}}), local_ledger)
 
 
 def test_no_secret_is_shown_by_repr() -> None:
@@ -327,25 +311,27 @@ def test_what_stands_at_the_path_is_taken_and_nothing_else(value: Any) -> None:
 # --- what is answered ---------------------------------------------------------------------------
 
 
-def test_an_event_is_stored_told_on_and_only_then_confirmed(app: Starlette, local: Ledger, hints: list[Hint]) -> None:
+def test_an_event_is_stored_told_on_and_only_then_confirmed(
+    app: Starlette, local_ledger: Ledger, hints: list[Hint]
+) -> None:
     answer = post(app, "loja", spatie(BODY), BODY[:10], BODY[10:])
     assert (answer.status, answer.body) == (202, b"received\n")
-    [row] = stored(local)
+    [row] = stored(local_ledger)
     assert row == ("loja", "f252eeefffafb6c2aee942d71d49f6bc3ab84e13f54bf411bbd6948afa1fa6f5", "42")
     [hint] = hints
     assert (hint.source, hint.event_id, hint.reference) == row
 
 
 def test_an_event_that_is_sent_again_is_confirmed_and_changes_nothing(
-    app: Starlette, local: Ledger, hints: list[Hint]
+    app: Starlette, local_ledger: Ledger, hints: list[Hint]
 ) -> None:
     assert post(app, "padrao", standard(BODY, "msg_1", NOW), BODY).status == 202
-    before = local.database.rows(_everything())
+    before = local_ledger.database.rows(_everything())
     later = standard(b'{"order_id":43}', "msg_1", NOW + 60)
     for headers, body in ((standard(BODY, "msg_1", NOW), BODY), (later, b'{"order_id":43}')):
         answer = post(app, "padrao", headers, body)
         assert (answer.status, answer.body) == (200, b"received before\n")
-    assert local.database.rows(_everything()) == before
+    assert local_ledger.database.rows(_everything()) == before
     assert len(hints) == 1
     assert post(app, "loja", spatie(BODY), BODY).status == 202, "another source is another event"
 
@@ -354,7 +340,7 @@ def _everything() -> Any:
     return sa.select(inbox)
 
 
-def test_whatever_is_wrong_with_the_proof_the_answer_is_the_same(app: Starlette, local: Ledger) -> None:
+def test_whatever_is_wrong_with_the_proof_the_answer_is_the_same(app: Starlette, local_ledger: Ledger) -> None:
     answers = [
         post(app, "loja", JSON, BODY),
         post(app, "loja", {**spatie(BODY), "signature": "0" * 64}, BODY),
@@ -366,18 +352,18 @@ def test_whatever_is_wrong_with_the_proof_the_answer_is_the_same(app: Starlette,
     ]
     assert {answer.status for answer in answers} == {401}
     assert len({(answer.body, tuple(answer.headers.items())) for answer in answers}) == 1
-    assert stored(local) == []
+    assert stored(local_ledger) == []
 
 
 def test_a_signed_body_without_an_order_is_named_by_its_field_alone(
-    app: Starlette, local: Ledger, caplog: pytest.LogCaptureFixture
+    app: Starlette, local_ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = b'{"cliente":"ana@example.com","data":{"order":{"number":null}}}'
     with caplog.at_level(logging.INFO, "erp_sync"):
         answer = post(app, "fila", spatie(body, NEW_SECRET), body)
     assert answer.status == 422
     assert answer.body == b"data.order.number must be there once, as a text of 1 to 255 characters or an integer\n"
-    assert stored(local) == []
+    assert stored(local_ledger) == []
     [line] = caplog.records
     assert line.__dict__["outcome"] == "unusable"
     assert "ana@" not in str(line.__dict__)
@@ -428,7 +414,7 @@ def test_what_headers_say_against_a_request(app: Starlette, headers: dict[str, s
         assert (unknown.status, unknown.body) == (status, answer.body), "no word on which sources there are"
 
 
-def test_a_body_is_read_to_its_limit_and_not_on(app: Starlette, local: Ledger) -> None:
+def test_a_body_is_read_to_its_limit_and_not_on(app: Starlette, local_ledger: Ledger) -> None:
     largest = b'{"order_id":1,"x":"' + b"y" * (64 * 1024 - 21) + b'"}'
     assert len(largest) == 64 * 1024
     assert post(app, "loja", spatie(largest), largest).status == 202
@@ -442,7 +428,7 @@ def test_a_body_is_read_to_its_limit_and_not_on(app: Starlette, local: Ledger) -
     chunked = {**JSON, "transfer-encoding": "chunked"}
     assert asyncio.run(call(app, "POST", "/webhooks/loja", chunked, endless())).status == 413
     assert len(read) == 65
-    assert len(stored(local)) == 1
+    assert len(stored(local_ledger)) == 1
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(app: Starlette, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +438,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(app: Starlette, monkeypatch
     assert asyncio.run(silent).status == 408
 
 
-def test_other_methods_and_addresses_store_nothing(app: Starlette, local: Ledger) -> None:
+def test_other_methods_and_addresses_store_nothing(app: Starlette, local_ledger: Ledger) -> None:
     async def ask(method: str, path: str) -> Answer:
         return await call(app, method, path, spatie(BODY), [BODY])
 
@@ -462,7 +448,7 @@ def test_other_methods_and_addresses_store_nothing(app: Starlette, local: Ledger
     for path in ("/", "/webhooks", "/webhooks/", "/webhooks/loja/", "/webhooks/loja/x", "/openapi.json", "/docs"):
         answer = asyncio.run(ask("POST", path))
         assert (answer.status, answer.headers.get("location")) == (404, None)
-    assert stored(local) == []
+    assert stored(local_ledger) == []
 
 
 # --- a ledger that is away ----------------------------------------------------------------------
@@ -484,11 +470,11 @@ class _Hanging:
 
 
 def test_a_silent_ledger_does_not_hold_the_sender_and_what_lands_late_is_known(
-    local: Ledger, hints: list[Hint], monkeypatch: pytest.MonkeyPatch
+    local_ledger: Ledger, hints: list[Hint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receiving, "STORE_SECONDS", 1.0)
     monkeypatch.setattr(receiving, "MOST_WAITING", 12)
-    hanging = _Hanging(local)
+    hanging = _Hanging(local_ledger)
     app = receiver(settings(), hanging, notify=hints.append, clock=lambda: NOW)  # type: ignore[arg-type]
 
     async def timed(number: int) -> tuple[Answer, float]:
@@ -506,7 +492,7 @@ def test_a_silent_ledger_does_not_hold_the_sender_and_what_lands_late_is_known(
     assert hanging.begun == receiving.THREADS, "the rest is not stored behind the sender's back"
     hanging.go.set()
     _until(lambda: len(hints) == receiving.THREADS)
-    assert {hint.event_id for hint in hints} == {row[1] for row in stored(local)}
+    assert {hint.event_id for hint in hints} == {row[1] for row in stored(local_ledger)}
     late = post(app, "padrao", standard(BODY, hints[0].event_id, NOW), BODY)
     assert (late.status, len(hints)) == (200, receiving.THREADS)
     assert post(app, "padrao", standard(BODY, "m39", NOW), BODY).status == 202
@@ -520,9 +506,11 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("error", [LedgerUnavailable("away"), Misconfigured("run erp-sync migrate")])
-def test_a_ledger_that_says_no_is_a_503(error: Exception, local: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_ledger_that_says_no_is_a_503(
+    error: Exception, local_ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
     class Refusing:
-        database = local.database
+        database = local_ledger.database
 
         def receive(self, *_what: str) -> Hint | None:
             raise error
@@ -535,12 +523,12 @@ def test_a_ledger_that_says_no_is_a_503(error: Exception, local: Ledger, caplog:
 
 
 def test_a_defect_is_an_error_in_the_log_and_no_word_to_the_sender(
-    local: Ledger, caplog: pytest.LogCaptureFixture
+    local_ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(_hint: Hint) -> None:
         raise ZeroDivisionError("a detail")
 
-    app = receiver(settings(), local, notify=broken, clock=lambda: NOW)
+    app = receiver(settings(), local_ledger, notify=broken, clock=lambda: NOW)
     answer = post(app, "loja", spatie(BODY), BODY)
     assert (answer.status, answer.body) == (500, b"send it again later\n")
     [line] = caplog.records

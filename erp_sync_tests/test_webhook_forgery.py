@@ -6,16 +6,13 @@ import base64
 import hmac
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from erp_sync.ledger.ledger import Ledger, open_ledger
-from erp_sync.ledger.migrate import migrate
+from erp_sync.ledger.ledger import Ledger
 from erp_sync.settings import Settings
 from erp_sync.webhook import app as receiving
 from erp_sync.webhook import signature
@@ -26,22 +23,8 @@ from erp_sync_tests.webhooks import STANDARD_SECRET
 COUNT = int(os.environ.get("ERP_SYNC_TEST_FORGERIES", "10500"))
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("empty") / "ledger.sqlite"
-    migrate(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def ledger(empty: Path, tmp_path: Path) -> Iterator[Ledger]:
-    ledger = open_ledger(f"sqlite:///{shutil.copy(empty, tmp_path)}")
-    yield ledger
-    ledger.close()
-
-
-def test_no_forgery_is_accepted(ledger: Ledger) -> None:
-    report = attempt(ledger, COUNT)
+def test_no_forgery_is_accepted(local_ledger: Ledger) -> None:
+    report = attempt(local_ledger, COUNT)
     assert sum(report.tried.values()) == COUNT
     assert min(report.tried.values()) > COUNT // len(FORGERIES) - 1
     assert (report.accepted, report.new_rows) == ({}, 0)
@@ -149,8 +132,8 @@ def _any_type(patch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_without_a_safeguard_some_get_through(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, mutant: Mutant, kinds: set[str]
+    local_ledger: Ledger, monkeypatch: pytest.MonkeyPatch, mutant: Mutant, kinds: set[str]
 ) -> None:
     mutant(monkeypatch)
-    report: Any = attempt(ledger, len(FORGERIES) * 30)
+    report: Any = attempt(local_ledger, len(FORGERIES) * 30)
     assert kinds <= report.accepted.keys()
