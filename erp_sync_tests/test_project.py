@@ -38,6 +38,7 @@ TIERS = {
     "alerts": 1,
     "slack": 1,
     "money": 2,
+    "database_mysql": 2,
     "database_server": 2,
     "database_url": 2,
     "erp_fields": 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -101,6 +102,22 @@ def test_tls_verifies_the_authority_and_the_name(tmp_path: Path) -> None:
             with pytest.raises(Misconfigured, match="ssl_ca"):
                 bad.now()
             bad.close()
+
+
+def test_unasked_it_is_encrypted_where_the_server_offers_it_and_no_authority_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's authorities cost each new connection 25 ms, in which no other thread runs."""
+    read: list[object] = []
+    for authority in (Authority(tmp_path), None):
+        with MariaDB(authority=authority) as server:
+            shop = open_shop(server.create_database(), load_profile("laravel"))
+            with monkeypatch.context() as patch:
+                patch.setattr(ssl, "create_default_context", lambda **given: read.append(given))
+                cipher = shop.read(lambda c: c.exec_driver_sql("SHOW STATUS LIKE 'Ssl_cipher'").one()[1])
+            shop.close()
+            assert bool(cipher) is (authority is not None)
+    assert read == []
 
 
 def test_a_certificate_of_another_name_is_refused(tmp_path: Path) -> None:

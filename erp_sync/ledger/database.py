@@ -19,7 +19,7 @@ from sqlalchemy import URL, Connection, Engine, Executable, Row, create_engine, 
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from erp_sync.database_url import NOT_THE_DRIVER_S, check_database, parse_url, tls_context
+from erp_sync.database_url import check_database, parse_url, tls_context
 from erp_sync.errors import ErpSyncError, LedgerUnavailable, Misconfigured
 
 logger = logging.getLogger(__name__)
@@ -189,24 +189,23 @@ def _switch_to_wal(connection: Any) -> None:
 
 
 def _mysql(address: URL, **options: Any) -> Engine:
+    from erp_sync.database_mysql import mysql_engine
+
     tls = tls_context(_URL, address)
     options["isolation_level"] = options["isolation_level"] or "READ COMMITTED"
-    return create_engine(
-        address.set(drivername="mysql+pymysql").difference_update_query(NOT_THE_DRIVER_S),
-        hide_parameters=True,
+    return mysql_engine(
+        address,
+        tls,
         # Without pre-ping: a connection that broke while idle fails at its first statement and is made anew.
         pool_recycle=RECYCLE_SECONDS,
         connect_args={
-            "charset": "utf8mb4",
             "collation": "utf8mb4_bin",
             "connect_timeout": CONNECT_SECONDS,
             "read_timeout": ANSWER_SECONDS,
             "write_timeout": ANSWER_SECONDS,
-            "local_infile": False,
             "init_command": "SET SESSION time_zone = '+00:00', "
             "sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', "
             f"innodb_lock_wait_timeout = {LOCK_SECONDS}, wait_timeout = {IDLE_SECONDS}",
-            **({"ssl": tls} if tls else {}),
         },
         **_pool(),
         **options,

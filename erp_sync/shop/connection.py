@@ -10,7 +10,7 @@ from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from erp_sync.database_url import NOT_THE_DRIVER_S, check_database, parse_url, tls_context
+from erp_sync.database_url import check_database, parse_url, tls_context
 from erp_sync.errors import ErpSyncError, Misconfigured, ShopUnavailable
 from erp_sync.shop.profile import Profile
 
@@ -34,8 +34,8 @@ def shop_engine(url: str, profile: Profile, *, ca_bundle: Path | None = None, wr
     COMMITTED). A lock on what is read would make checkouts wait for the gap behind the newest order, and the shop's own
     UPDATE of such a row would end as the victim of a deadlock.
 
-    TLS: as `tls_context` says; without any of its options PyMySQL encrypts where the server offers it and verifies
-    nothing. Raises Misconfigured; connects to nothing yet.
+    TLS: as `tls_context` says; without any of its options connections are encrypted where the server offers it, and
+    nobody is verified. Raises Misconfigured; connects to nothing yet.
     """
     address = parse_url(_URL, url)
     backend = address.get_backend_name()
@@ -43,22 +43,21 @@ def shop_engine(url: str, profile: Profile, *, ca_bundle: Path | None = None, wr
         return _sqlite(address, writes=writes)
     if backend not in ("mysql", "mariadb"):
         raise Misconfigured(f"{_URL} names the database {backend!r}: only mysql+pymysql and sqlite can be read")
+    from erp_sync.database_mysql import mysql_engine
+
     check_database(_URL, address)
     tls = tls_context(_URL, address, ca_bundle)
-    engine = create_engine(
-        address.set(drivername="mysql+pymysql").difference_update_query(NOT_THE_DRIVER_S),
+    engine = mysql_engine(
+        address,
+        tls,
         isolation_level="AUTOCOMMIT",  # a look is one statement; BEGIN and ROLLBACK would be two more round trips
         skip_autocommit_rollback=True,
         pool_recycle=RECYCLE_SECONDS,
-        hide_parameters=True,
         execution_options={"erp_sync_verified": tls is not None},
         connect_args={
-            "charset": "utf8mb4",
             "connect_timeout": CONNECT_SECONDS,
             "read_timeout": READ_SECONDS,
             "write_timeout": READ_SECONDS,
-            "local_infile": False,
-            **({"ssl": tls} if tls else {}),
         },
     )
     zone = profile.shop.session_timezone
