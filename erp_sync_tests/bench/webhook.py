@@ -20,7 +20,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 import requests
 
 from erp_sync.demo import Stage
+from erp_sync.ledger.entry import Entry
 from erp_sync.logs import carry_log_context
 from erp_sync.sandbox.shop import PlacedOrder
 from erp_sync.settings import load_settings
@@ -131,10 +132,10 @@ def latency(rate: float, seconds: float, *, latency_ms: float, new: bool) -> Lat
         on.shop.change_order(warm, customer_id=1)
         shop.send([warm], rate, lambda order: on.shop.change_order(order, status="paid"))
         _wait_for(on, 1)
+        _settled([warm])
         before = on.erp.admin("GET", "/state")["requests"]
         shop.send(orders, rate, lambda order: on.shop.change_order(order, status="paid"))
         _wait_for(on, count + 1)
-        time.sleep(0.5)
         verdict = _verdict(on, [warm, *orders])
         assert verdict == "every order is exact", verdict
         journal, arrivals = on.erp.journal(), on.erp.arrivals()
@@ -314,14 +315,19 @@ def _wait_for(on: Stage, count: int) -> None:
 
 
 def _verdict(on: Stage, orders: list[PlacedOrder]) -> str:
+    return str(check(on.erp.journal(), orders, _settled(orders)))
+
+
+def _settled(orders: list[PlacedOrder]) -> Collection[Entry]:
+    """Their entries, once each was read back, or after 20 seconds."""
     connections = open_connections(load_settings())
-    entries = connections.ledger.entries([str(order.order_id) for order in orders])
+    ids = [str(order.order_id) for order in orders]
     give_up = time.monotonic() + 20
-    while any(entry.next_at for entry in entries.values()) and time.monotonic() < give_up:
+    while any(entry.next_at for entry in connections.ledger.entries(ids).values()) and time.monotonic() < give_up:
         time.sleep(0.2)
-        entries = connections.ledger.entries([str(order.order_id) for order in orders])
+    entries = connections.ledger.entries(ids)
     connections.close()
-    return str(check(on.erp.journal(), orders, entries.values()))
+    return entries.values()
 
 
 def _customers(journal: list[dict[str, Any]]) -> dict[str, str]:
