@@ -1,4 +1,5 @@
 """Slack's Web API on loopback, as far as alerts use it: tokens, channels, threads, edits, limits, and faults on demand.
+At its end it objects to whatever no message may hold (audit.py).
 
 with SlackDouble() as slack:
     slack.faults += ["429", "reset"]     # of the next calls
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl
+
+from erp_sync_tests.audit import Leak, leaks_in
 
 TOKEN = "xoxb-c4n4ry-0123456789"
 CHANNEL = "C0ALERTS"
@@ -70,6 +73,7 @@ class SlackDouble:
         """A call whose text holds this is answered with 500."""
         self.on_call: Callable[[], None] = lambda: None
         self.clock = clock
+        self._leaks: list[Leak] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
         double = self
@@ -98,6 +102,7 @@ class SlackDouble:
         self._over.set()
         self._server.shutdown()
         self._server.server_close()
+        assert not self._leaks, self._leaks
 
     @property
     def threads(self) -> list[Posted]:
@@ -115,6 +120,7 @@ class SlackDouble:
         self.on_call()
         with self._lock:
             self.calls.append(method)
+            self._leaks += leaks_in(content, "Slack", [TOKEN])
             fault = self.faults.pop(0) if self.faults else self.fault
             if self.chokes_on and self.chokes_on in body.get("text", ""):
                 fault = "500"

@@ -47,6 +47,11 @@ def test_messages_replies_and_edits(double: SlackDouble, slack: Slack) -> None:
     assert (reply.text, reply.thread) == ("reply", first.ts)
 
 
+def test_the_double_objects_to_a_message_that_names_a_person() -> None:
+    with pytest.raises(AssertionError, match="tax id"), SlackDouble() as double:
+        Slack(TOKEN, CHANNEL_NAME, double.url).post("the customer 529.982.247-25 is blocked", BLOCKS)
+
+
 @pytest.mark.parametrize("fault", ["500", "502", "503", "reset", "hang", "lost", "internal_error", "404"])
 def test_what_fails_fails_once_and_concerns_all(double: SlackDouble, slack: Slack, fault: str) -> None:
     double.faults = [fault]
