@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from erp_sync.demo import Stage, environment, stage, verify
+from erp_sync.erp.generic_query import GenericQuery
 from erp_sync.errors import BreakerOpen, ErpUnavailable, Misconfigured
 from erp_sync.ledger.entry import Entry
 from erp_sync.models import LedgerState
@@ -102,6 +103,47 @@ def test_every_odd_order_is_sent_exactly_and_every_bad_one_names_its_field(work:
         for problem in work.entry(order).problems:
             assert problem.advice
             assert "111.111.111-11" not in str(problem)
+
+
+def test_an_order_that_cannot_be_read_in_the_erp_stops_no_other(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is in doubt, only sent so far, or never tried: it is there, so it is not created again."""
+    work.on.erp.set_faults(Fault(kind="commit_then_drop", endpoint="create_order", probability=1))
+    doubted, other = work.on.shop.checkout_many(2)
+    work.run(sweep=True)
+    work.on.erp.set_faults()
+    numbers = {line["external_id"]: line["number"] for line in work.on.erp.journal() if line["kind"] == "order"}
+    odd = {numbers[doubted.number]}
+    row = GenericQuery._row
+
+    def read(self: GenericQuery, table: str, *given: Any) -> Any:
+        read = row(self, table, *given)
+        return {**read, "C6_VALOR": "1.234,5"} if table == "SC6" and read["C6_NUM"] in odd else read
+
+    monkeypatch.setattr(GenericQuery, "_row", read)
+    good = work.on.shop.checkout_many(5)
+    result = work.run_until_settled()
+    assert (result.failure, result.sent, result.adopted, result.incidents) == (None, 5, 1, 1)
+    entry = work.entry(doubted)
+    assert (entry.state, entry.problems[0].field) == (LedgerState.REFUSED, "ERP order")
+    assert "C6_VALOR is no number: '1.234,5'" in entry.problems[0].advice
+
+    create = type(work.connections.erp).create_order
+
+    def created(*given: Any) -> Any:
+        answer = create(*given)
+        odd.add(answer.number)
+        return answer
+
+    monkeypatch.setattr(type(work.connections.erp), "create_order", created)
+    last = work.on.shop.checkout()
+    result = work.run_until_settled()
+    assert (result.sent, result.incidents) == (1, 1)
+    assert work.entry(last).state is LedgerState.SENT
+    assert "cannot be read" in work.entry(last).problems[0].advice
+    odd.clear()
+    work.connections.orders_flow().retry([doubted.number])
+    work.run_until_settled()
+    work.assert_exact([doubted, other, *good, last])
 
 
 def test_each_lie_of_a_create_gets_its_order_once(work: Work) -> None:

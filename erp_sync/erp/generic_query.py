@@ -188,7 +188,7 @@ def number(row: Row, field: str) -> Decimal:
     except InvalidOperation:
         figure = Decimal("NaN")
     if not figure.is_finite() or figure.adjusted() > MOST_WHOLE_DIGITS:
-        raise OddRow(f"the ERP's {field} is no number: {value!r}")
+        raise OddRow(f"the ERP's {field} is no number: {text(row, field)[:40]!r}")
     return figure
 
 
@@ -202,7 +202,7 @@ def day(row: Row, field: str) -> date | None:
             raise ValueError  # strptime takes 2026112 for 2 November
         return datetime.strptime(value, "%Y%m%d").date()  # noqa: DTZ007 - a day has no zone
     except ValueError:
-        raise OddRow(f"the ERP's {field} is no date: {value!r}") from None
+        raise OddRow(f"the ERP's {field} is no date: {value[:40]!r}") from None
 
 
 class GenericQuery:
@@ -285,7 +285,7 @@ class GenericQuery:
             if isinstance(value, str):
                 row[name] = storable(value.rstrip())
             elif not isinstance(value, int | Decimal):
-                raise ErpUnavailable(f"genericQuery gave a {name} that is neither text nor number")
+                raise OddRow(f"genericQuery gave a {name} that is neither text nor number")
         branch = text(row, branch_field)
         shared = table in SHARED and self._branch.startswith(branch)
         if branch != self._branch and not shared:

@@ -39,6 +39,7 @@ from erp_sync.models import (
 from erp_sync.sync.asking import MANY_VANISHED, may_be_blocked, may_be_invoiced
 from erp_sync.sync.comparing import YOUNG, Compared, Sides, compare
 from erp_sync.sync.finding import CHUNK, Finder, due_again
+from erp_sync.sync.odd_rows import readable
 from erp_sync.sync.recent import recent_pages
 from erp_sync.sync.telling import Telling
 
@@ -315,7 +316,7 @@ class ReconcileFlow:
 
     def _never_seen(self, heads: Sequence[OrderHead]) -> tuple[Mapping[str, list[FoundOrder]], Mapping[str, Order]]:
         """What ERP and shop have of ready orders that the ledger does not know."""
-        rows, _ = self._found(_askable(head.number for head in heads))
+        rows, _ = readable(self._erp.find_orders, _askable(head.number for head in heads))
         orders = self._shop.fetch([head.order_id for head in heads]) if heads else []
         return rows, {order.order_id: order for order in orders if isinstance(order, Order)}
 
@@ -326,7 +327,7 @@ class ReconcileFlow:
         in_shop = {head.number: head.state for head in self._shop.heads_by_number(unknown)} if unknown else {}
         # What is ready in the shop is on its way into the ledger; what waits there will be.
         strangers = [number for number in unknown if in_shop.get(number, ShopState.CANCELLED) == ShopState.CANCELLED]
-        rows, odd = self._found(_askable(strangers))
+        rows, odd = readable(self._erp.find_orders, _askable(strangers))
         found = []
         for number in strangers:
             live = [row for row in rows.get(number, []) if not row.deleted]
@@ -344,23 +345,10 @@ class ReconcileFlow:
                 shop_says=in_shop.get(number, "unknown"),
                 erp_says="there",
                 erp_numbers=", ".join([row.number for row in live] or there[number]),
-                note=odd.get(number, ""),
+                note=str(odd.get(number, "")),
             )
             found.append(finding)
         return found
-
-    def _found(self, numbers: Sequence[str]) -> tuple[Mapping[str, list[FoundOrder]], dict[str, str]]:
-        """What the ERP has under these external ids, and why it cannot be read: one such row stops no other."""
-        if not numbers:
-            return {}, {}
-        try:
-            return self._erp.find_orders(numbers), {}
-        except OddRow as odd:
-            if len(numbers) == 1:
-                return {}, {numbers[0]: str(odd)}
-        half = len(numbers) // 2
-        first, second = self._found(numbers[:half]), self._found(numbers[half:])
-        return {**first[0], **second[0]}, {**first[1], **second[1]}
 
     # Repairs --------------------------------------------------------------------------------------------------------
 

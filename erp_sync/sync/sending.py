@@ -22,13 +22,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from erp_sync.errors import ErpUnavailable, InDoubt, Misconfigured, Refused
+from erp_sync.errors import ErpUnavailable, InDoubt, Misconfigured, OddRow, Refused
 from erp_sync.ledger.entry import Change, Entry, Event
 from erp_sync.models import CreatedOrder, CustomerCode, ErpOrder, FoundOrder, LedgerState, Problem
+from erp_sync.sync.odd_rows import readable
 from erp_sync.sync.problems import ERP_ORDERS, OTHER_TOTAL
 
 logger = logging.getLogger(__name__)
 
+Found = Mapping[str, "list[FoundOrder] | OddRow"]
+"""By external id: the orders that the ERP has, deleted ones included, or why they cannot be read."""
 SEND_WINDOW = timedelta(seconds=5)
 """From the intent to the last moment at which a byte of the create may leave."""
 READ_BACK_AFTER = timedelta(seconds=60)
@@ -118,15 +121,16 @@ class Sender:
         ]
         return [change.new for change in self._made(changes)]
 
-    def look_up(self, entries: Sequence[Entry]) -> tuple[datetime, Mapping[str, list[FoundOrder]]]:
+    def look_up(self, entries: Sequence[Entry]) -> tuple[datetime, Found]:
         """What the ERP has under the entries' external ids, and the instant before it was asked."""
         asked_at = self._ledger.now()
-        return asked_at, self._erp.find_orders([entry.number for entry in entries])
+        found, odd = readable(self._erp.find_orders, [entry.number for entry in entries])
+        return asked_at, {**found, **odd}
 
     def judge(
         self,
         entries: Sequence[Entry],
-        found: Mapping[str, list[FoundOrder]],
+        found: Found,
         asked_at: datetime,
         expected: Mapping[str, Expected],
     ) -> tuple[list[Entry], list[Change]]:
@@ -138,7 +142,9 @@ class Sender:
         absent = []
         for entry in entries:
             rows = found.get(entry.number, [])
-            if rows or entry.erp_number:
+            if isinstance(rows, OddRow):
+                changes.append(self._unreadable(entry, rows, asked_at))
+            elif rows or entry.erp_number:
                 changes.append(self._adopted(entry, rows, asked_at, expected.get(entry.order_id)))
             elif entry.intent_at is None and entry.state is LedgerState.SENDING:
                 absent.append(entry)
@@ -225,12 +231,15 @@ class Sender:
         """Read sent orders from the ERP. Returns the changes made."""
         _, found = self.look_up(entries)
         missing = [entry.erp_number for entry in entries if entry.number not in found]
-        by_number = self._erp.read_orders(missing) if missing else {}
+        by_number, odd = readable(self._erp.read_orders, missing)
         now = self._ledger.now()
         changes = []
         for entry in entries:
             rows, row = found.get(entry.number, []), by_number.get(entry.erp_number)
-            if not rows and row is not None and _lost_its_id(entry, row):
+            if isinstance(rows, OddRow) or (not rows and entry.erp_number in odd):
+                why = rows if isinstance(rows, OddRow) else odd[entry.erp_number]
+                changes.append(self._unreadable(entry, why, now))
+            elif not rows and row is not None and _lost_its_id(entry, row):
                 changes.append(self._without_id(entry, row, now))
             else:
                 changes.append(self._verified(entry, rows, now, expected.get(entry.order_id)))
@@ -324,6 +333,17 @@ class Sender:
         if expected is not None and entry.intent_at is None:
             sent = replace(sent, payload_hash=expected.payload_hash, total=expected.order.total)
         return _change(entry, sent, Event("adopted", f"found in the ERP as order {row.number} of branch {row.branch}"))
+
+    def _unreadable(self, entry: Entry, odd: OddRow, now: datetime) -> Change:
+        """It is there, and nobody can say whether it is ours as we meant it: never created again."""
+        problem = Problem(
+            "ERP order", entry.erp_number or entry.number, f"cannot be read: {odd}: correct it in the ERP"
+        )
+        if entry.state is LedgerState.SENT:
+            new = replace(_settled(entry, LedgerState.SENT, (problem,)), verified_at=now)
+        else:
+            new = _settled(entry, LedgerState.REFUSED, (problem,))
+        return _change(entry, new, Event("incident", str(problem)))
 
     def _twice(self, entry: Entry, live: Sequence[FoundOrder], now: datetime) -> Change:
         numbers = ", ".join(row.number for row in live)
