@@ -41,7 +41,8 @@ class Inbox(LedgerPart):
             "next_at": now + IN_HAND,
             "looks": 0,
         }
-        found = select(inbox.c.received_at).where(inbox.c.source == source, inbox.c.event_id == event_id)
+        own = inbox.c.source == source, inbox.c.event_id == event_id
+        found = select(inbox.c.received_at).where(*own).with_for_update()
 
         def work(connection: Connection) -> bool:
             try:
