@@ -142,7 +142,7 @@ def test_the_daily_check_has_errors_and_warnings_and_is_green_again() -> None:
         here.on.erp.switch(protected_fields=["C6_QTDENT"])
         red = checked(here)
         assert (red.passed, red.severity) == (False, dg.AssetCheckSeverity.ERROR)
-        assert "1 errors, 0 warnings. ERP, SC6: C6_QTDENT" in (red.description or "")
+        assert "Errors: 1, warnings: 0. ERP, SC6: C6_QTDENT" in (red.description or "")
         table = red.metadata["findings"]
         assert isinstance(table, dg.TableMetadataValue)
         (row,) = table.records

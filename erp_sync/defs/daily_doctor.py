@@ -53,7 +53,7 @@ def result(lines: Mapping[str, Sequence[Finding]]) -> dg.AssetCheckResult:
     named = "; ".join(f"{area}, {finding.subject}: {finding.message}" for area, finding in wrong[:NAMED])
     rows = [(one.level, area, one.subject, one.message, one.advice) for area, one in wrong]
     schema = dg.TableSchema([dg.TableColumn(name, "string") for name in _COLUMNS])
-    text = f"{errors} errors, {len(wrong) - errors} warnings. {named}"
+    text = f"Errors: {errors}, warnings: {len(wrong) - errors}. {named}"
     return dg.AssetCheckResult(
         asset_key=check_key(_NAME, _CHECK).asset_key,
         check_name=_NAME,
