@@ -27,6 +27,7 @@ from erp_sync.shop.profile import Profile, ReadSection, load_profile
 from erp_sync.shop.statement import Statement
 from erp_sync_tests.certificates import Authority
 from erp_sync_tests.mariadb import MariaDB
+from erp_sync_tests.test_stock_race import bulk_profile
 
 LARAVEL = load_profile("laravel")
 
@@ -139,6 +140,19 @@ def test_a_right_of_the_shop_that_is_missing_is_granted_by_the_statement_that_is
     assert wrong(databases.shop()) == []
 
 
+def test_a_right_on_the_whole_shop_that_is_missing_takes_no_other_away(
+    databases: Databases, other: str, tmp_path: Path
+) -> None:
+    name, profile = databases.shop_name, bulk_profile(tmp_path)
+    statements = needed_grants(open_shop(databases.url(name, other), profile))
+    writing = [one for one in statements if "GRANT UPDATE" in one]
+    databases.as_root(f"GRANT SELECT ON {name}.* TO other@'%'", *writing)
+    (grants,) = wrong(databases.shop(profile, user=other))
+    assert "lacks CREATE TEMPORARY TABLES" in grants.message
+    databases.as_root(*grants.advice.split("; "))
+    assert wrong(databases.shop(profile, user=other)) == []
+
+
 @pytest.mark.parametrize(
     ("right", "says"),
     [
@@ -248,7 +262,9 @@ def test_an_administrator_is_not_told_to_lock_himself_out(databases: Databases, 
 @pytest.mark.parametrize("is_default", [False, True])
 def test_what_comes_with_a_role_is_not_passed_over(databases: Databases, other: str, is_default: bool) -> None:
     databases.as_root(
-        *("CREATE OR REPLACE ROLE everything", "GRANT ALL ON *.* TO everything", "GRANT everything TO other@'%'"),
+        "CREATE OR REPLACE ROLE everything",
+        *(f"GRANT ALL ON {name}.* TO everything" for name in (databases.shop_name, databases.ledger_name)),
+        "GRANT everything TO other@'%'",
         *(["SET DEFAULT ROLE everything FOR other@'%'"] if is_default else []),
         *needed_grants(open_shop(databases.url(databases.shop_name, other), LARAVEL)),
     )

@@ -101,8 +101,12 @@ def check_grants(shop: Shop, besides: str = "") -> Iterator[tuple[Level, str, st
     missing = [right for right in needed if not has.has(right)]
     if missing:
         message = f"the user {user!r} lacks {', '.join(map(str, missing))}"
-        # As they are written there: unquoted, a _ in a database's name would stand for any letter.
-        statements = "; ".join(statement for statement, rights in grants.items() if not all(map(has.has, rights)))
+        # As they are written there: unquoted, a _ in a database's name would stand for any letter. And a right on the
+        # database takes the place of those that were given on its name as a pattern: then all are said again.
+        is_whole = any(right.on.endswith(".*") for right in missing)
+        statements = "; ".join(
+            statement for statement, rights in grants.items() if is_whole or not all(map(has.has, rights))
+        )
         if has.has_roles:
             yield "warning", f"{message}, unless a role of it has that", statements
         else:
