@@ -272,7 +272,9 @@ def test_an_endpoint_that_does_something_after_all_is_told(
         ({}, ["warning"] * 3),
     ],
 )
-def test_a_2xx_that_refuses_nothing_is_not_well(said: Any, levels: list[str]) -> None:
+def test_a_2xx_that_refuses_nothing_is_not_well(said: Any, levels: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("erp_sync.doctor.erp_routes.secrets.token_hex", lambda _: "123456789A" * 25)
+
     def script(request: Request) -> bytes:
         if NOWHERE in request.target:
             return response(404, {"errorMessage": "no"})

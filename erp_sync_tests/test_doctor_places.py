@@ -21,7 +21,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import RemoteInstigatorOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData
 from dagster._daemon.types import DaemonHeartbeat
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from erp_sync.definitions import build_definitions
 from erp_sync.defs import doctor as of_dagster
