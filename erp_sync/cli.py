@@ -134,8 +134,9 @@ def migrate() -> None:
 def doctor(*, alive: bool, as_json: bool) -> None:
     """What is missing or wrong, and what to do: settings, shop, ledger, ERP, Dagster, Slack, AWS, open incidents.
 
-    Only looks: nothing is written, migrated, sent or posted. Exit code 2 where settings are missing or wrong (what can
-    be looked at without them is), 1 where anything else is an error, 0 with warnings at most.
+    Only looks: nothing is written, migrated, sent or posted but its own turns in the ledger's queue for the ERP. Exit
+    code 2 where settings are missing or wrong (what can be looked at without them is), 1 where anything else is an
+    error, 0 with warnings at most.
     --alive needs ERP_SYNC_LEDGER_URL alone, for a container's health check or a cron job outside Dagster: exit code 1
     where the alarms gave no sign for alerts.alive_seconds.
     """

@@ -21,12 +21,13 @@ from erp_sync.models import Finding
 from erp_sync.sandbox.shop import DemoShop, catalogue, create_schema
 from erp_sync.settings import Settings
 from erp_sync.shop.database import open_shop
-from erp_sync.shop.grants import needed_grants
+from erp_sync.shop.grants import all_of, needed_grants
 from erp_sync.shop.indexes import missing_index
 from erp_sync.shop.profile import Profile, ReadSection, load_profile
 from erp_sync.shop.statement import Statement
 from erp_sync_tests.certificates import Authority
 from erp_sync_tests.mariadb import MariaDB
+from erp_sync_tests.test_stock_race import bulk_profile
 
 LARAVEL = load_profile("laravel")
 
@@ -139,6 +140,19 @@ def test_a_right_of_the_shop_that_is_missing_is_granted_by_the_statement_that_is
     assert wrong(databases.shop()) == []
 
 
+def test_a_right_on_the_whole_shop_that_is_missing_takes_no_other_away(
+    databases: Databases, other: str, tmp_path: Path
+) -> None:
+    name, profile = databases.shop_name, bulk_profile(tmp_path)
+    statements = needed_grants(open_shop(databases.url(name, other), profile))
+    writing = [one for one in statements if "GRANT UPDATE" in one]
+    databases.as_root(f"GRANT SELECT ON {name}.* TO other@'%'", *writing)
+    (grants,) = wrong(databases.shop(profile, user=other))
+    assert "lacks CREATE TEMPORARY TABLES" in grants.message
+    databases.as_root(*grants.advice.split("; "))
+    assert wrong(databases.shop(profile, user=other)) == []
+
+
 @pytest.mark.parametrize(
     ("right", "says"),
     [
@@ -180,7 +194,7 @@ def test_who_has_the_ledger_beside_the_shop_has_no_right_too_many(databases: Dat
         {"shop_url": databases.url(databases.shop_name, other), "ledger_url": databases.url("its_own", other)}
     )
     statements = needed_grants(open_shop(databases.url(databases.shop_name, other), LARAVEL))
-    databases.as_root(*statements, "CREATE OR REPLACE DATABASE its_own", "GRANT ALL ON its_own.* TO other@'%'")
+    databases.as_root(*statements, "CREATE OR REPLACE DATABASE its_own", ledger_rights("its_own", other))
     migrate(databases.url("its_own", other))
     installation = Installation(settings, LARAVEL)
     assert wrong([*shop(installation), *ledger(installation)]) == []
@@ -192,6 +206,7 @@ def test_a_right_of_the_ledger_that_is_missing(databases: Databases, other: str)
     (finding,) = wrong(databases.ledger(user=other))
     assert (finding.level, finding.subject) == ("error", "grants")
     assert f"lacks DELETE ON {name}.*, which it needs to work" in finding.message
+    assert finding.advice.startswith("GRANT SELECT, INSERT, UPDATE, DELETE ON "), "and nothing to change tables with"
     databases.as_root(finding.advice)
     assert wrong(databases.ledger(user=other)) == []
 
@@ -214,6 +229,54 @@ def test_a_ledger_user_who_may_read_the_shop(databases: Databases, other: str) -
     (finding,) = wrong(databases.ledger(user=other))
     assert (finding.level, finding.subject) == ("warning", "grants")
     assert f"more than needed: SELECT ON {databases.shop_name}.customers" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("rights", "says"),
+    [
+        ("ALL ON {} TO {} WITH GRANT OPTION", "ALL PRIVILEGES ON {0}.*, GRANT OPTION ON {0}.*"),
+        ("SELECT, INSERT, UPDATE, DELETE, DROP, TRIGGER ON {} TO {}", "DROP ON {0}.*, TRIGGER ON {0}.*"),
+        ("SELECT, INSERT, UPDATE, DELETE ON {} TO {} WITH GRANT OPTION", "GRANT OPTION ON {0}.*"),
+    ],
+)
+@pytest.mark.parametrize("escaped", [False, True])
+def test_a_right_too_many_on_the_ledger_is_taken_by_the_statements_that_are_told(
+    databases: Databases, other: str, rights: str, says: str, escaped: bool
+) -> None:
+    name = databases.ledger_name
+    databases.as_root("GRANT " + rights.format(all_of(name) if escaped else f"{name}.*", "other@'%'"))
+    (finding,) = wrong(databases.ledger(user=other))
+    assert (finding.level, finding.subject) == ("warning", "grants")
+    assert finding.message == f"the user 'other' may do more than needed: {says.format(name)}"
+    databases.as_root(*finding.advice.split("; "))
+    assert wrong(databases.ledger(user=other)) == []
+
+
+def test_an_administrator_is_not_told_to_lock_himself_out(databases: Databases, other: str) -> None:
+    databases.as_root("GRANT ALL ON *.* TO other@'%'")
+    (finding,) = wrong(databases.ledger(user=other))
+    assert "ALL PRIVILEGES ON *.*" in finding.message
+    assert "a user for the ledger alone" in finding.advice and "REVOKE" not in finding.advice
+
+
+@pytest.mark.parametrize("is_default", [False, True])
+def test_what_comes_with_a_role_is_not_passed_over(databases: Databases, other: str, is_default: bool) -> None:
+    databases.as_root(
+        "CREATE OR REPLACE ROLE everything",
+        *(f"GRANT ALL ON {name}.* TO everything" for name in (databases.shop_name, databases.ledger_name)),
+        "GRANT everything TO other@'%'",
+        *(["SET DEFAULT ROLE everything FOR other@'%'"] if is_default else []),
+        *needed_grants(open_shop(databases.url(databases.shop_name, other), LARAVEL)),
+    )
+    of_shop = wrong(databases.shop(user=other))
+    databases.as_root("REVOKE ALL PRIVILEGES, GRANT OPTION FROM other@'%'", "GRANT everything TO other@'%'")
+    databases.as_root(ledger_rights(databases.ledger_name, other))
+    of_ledger = wrong(databases.ledger(user=other))
+    for found in (of_shop, of_ledger):
+        assert {(one.level, one.subject) for one in found} == {("warning", "grants")}
+        assert found[-1].message == "the user 'other' has roles: what they allow it was not looked at"
+        assert len(found) == (2 if is_default else 1), "what is in force at the login is seen"
+        assert not any("REVOKE" in one.advice for one in found), "it is not the user's own"
 
 
 # Server ---------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import Any
 import pytest
 
 from erp_sync.demo import Stage, environment, stage
-from erp_sync.doctor.erp import erp
+from erp_sync.doctor.erp import dictionary, erp, tenant
 from erp_sync.doctor.erp_routes import NOWHERE, NUMBER, routes
 from erp_sync.doctor.installation import Installation
 from erp_sync.erp.client import ErpClient
 from erp_sync.erp.gate import OpenGate
+from erp_sync.erp.generic_query import GenericQuery
+from erp_sync.erp_fields import WIDTHS
 from erp_sync.models import Finding
 from erp_sync.settings import Settings, load_settings
 from erp_sync.shop.profile import load_profile
@@ -138,14 +142,16 @@ def test_products_that_are_ordered_and_not_there(on: Stage) -> None:
 @pytest.mark.parametrize("shape", ["E1", "E2", "E3", "E4", "E5", "E6", "E7"])
 @pytest.mark.parametrize("status", [400, 404, 500])
 def test_however_this_erp_says_no_its_routes_are_there(shape: str, status: int, on: Stage) -> None:
-    """A refusal may look like a route that is not there, or say nothing at all: that is no error."""
+    """A refusal may look like a route that is not there, or say nothing at all: that is no error, and not well."""
     on.erp.switch(error_shape=shape, error_status=status)
     settings = load_settings()
     with_client = ErpClient.from_settings(settings, OpenGate(), flow="backfill")
     found = list(routes(with_client, settings))
     with_client.close()
     assert [one.subject for one in found] == ["erp.orders_path", "erp.customers_path", "cancellation"]
-    assert {one.level for one in found} <= ({"ok", "warning"} if shape == "E7" else {"ok"}), found
+    # Of E4 to E6 a route that is not there has the same status, and E7 says nothing.
+    is_told = shape in ("E1", "E2", "E3")
+    assert [one.level for one in found] == (["ok"] * 3 if is_told else ["warning", "warning", "ok"]), found
 
 
 def test_a_login_that_is_refused_is_tried_no_more_and_certificates_are_still_told(on: Stage) -> None:
@@ -252,10 +258,42 @@ def test_an_endpoint_that_does_something_after_all_is_told(
 
 
 @pytest.mark.parametrize(
+    ("said", "levels"),
+    [
+        ({"numeroPedido": "000123"}, ["warning"] * 3),
+        ([{"aRetUsr": [{"C5_NUM": "000123", "Mensagem": "ok"}]}], ["warning"] * 3),
+        ({"mensagem": "Pedido 000123 incluido"}, ["warning"] * 3),
+        ({"mensagem": "Gravado com sucesso"}, ["warning"] * 3),
+        ({"situacao": "cancelado"}, ["warning"] * 3),
+        ({"situacao": "cancelado", "mensagem": "cancelado"}, ["warning"] * 3),
+        ({"situacao": "cancelado", "forma": "inexistente"}, ["warning", "warning", "ok"]),
+        ({"Mensagem": "Dados invalidos"}, ["ok"] * 3),
+        ({"Mensagem": "Pedido {id} inexistente"}, ["ok"] * 3),
+        ({}, ["warning"] * 3),
+    ],
+)
+def test_a_2xx_that_refuses_nothing_is_not_well(said: Any, levels: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("erp_sync.doctor.erp_routes.secrets.token_hex", lambda _: "123456789A" * 25)
+
+    def script(request: Request) -> bytes:
+        if NOWHERE in request.target:
+            return response(404, {"errorMessage": "no"})
+        sent = request.json()["C5_XPEDWEB"] if request.body else ""
+        return response(201, json.loads(json.dumps(said).replace("{id}", sent)))
+
+    found, _ = ask(script)
+    assert [one.level for one in found] == levels, found
+    assert all("answers HTTP 201 and refuses nothing" in one.message for one in wrong(found))
+
+
+@pytest.mark.parametrize(
     ("status", "text", "level"),
     [
         (404, "no such route: {path}", "error"),
-        (404, "Cliente nao informado", "ok"),
+        (404, "Cliente nao informado", "warning"),
+        (404, "HELP: OBRIGAT\r\nCliente nao informado", "ok"),
+        (404, "no such route: {other_letters}", "warning"),
+        (404, "not found, request {id}", "warning"),
         (405, "Method Not Allowed", "error"),
         (403, "forbidden", "error"),
         (307, "moved", "error"),
@@ -269,14 +307,56 @@ def test_an_endpoint_that_does_something_after_all_is_told(
 def test_a_route_is_unknown_where_the_answer_is_that_of_a_path_that_nobody_has(
     status: int, text: str, level: str
 ) -> None:
+    ids = itertools.count()
+
     def script(request: Request) -> bytes:
         path = request.target.removeprefix("/rest")
         if path == NOWHERE:
             return response(404, {"errorMessage": f"no such route: {path}"})
-        return response(status, text if "<" in text or not text else {"errorMessage": text.format(path=path)})
+        said = text.format(path=path, other_letters=path.upper(), id=next(ids))
+        return response(status, said if "<" in said or not said else {"errorMessage": said})
 
     found, _ = ask(script)
     assert {one.level for one in found} == {level}, found
+
+
+@pytest.mark.parametrize(
+    ("honoured", "level", "says"),
+    [
+        ("branch company", "ok", "another branch gets no rows, another company gets no rows"),
+        ("branch", "warning", "the company in the tenantId header is ignored: a made-up company gets the rows of 0101"),
+        ("company", "warning", "the branch in the tenantId header is ignored: a made-up branch gets the rows of 0101"),
+        ("", "warning", "the tenantId header is ignored"),
+    ],
+)
+def test_a_stranger_is_made_of_another_branch_and_of_another_company(honoured: str, level: str, says: str) -> None:
+    def script(request: Request, sock: Any) -> None:
+        company, _, branch = request.headers["tenantid"].partition(",")
+        is_ours = ("company" not in honoured or company == "01") and ("branch" not in honoured or branch == "0101")
+        row = {"b2_filial": "0101", "b2_cod": "X", "r_e_c_n_o_": 1}
+        sock.sendall(response(200, {"items": [row] if is_ours else [], "hasNext": False}))
+
+    with ScriptedErp(script) as double:
+        settings = SETTINGS.model_copy(update={"erp_url": double.root})
+        client = ErpClient.from_settings(settings, OpenGate())
+        (finding,) = tenant(client, GenericQuery(client), settings)
+        client.close()
+    assert (finding.level, says in finding.message) == (level, True), finding
+
+
+def test_widths_that_the_dictionary_does_not_show_are_named() -> None:
+    def script(_: Request, sock: Any) -> None:
+        row = {"x3_campo": "C5_XPEDWEB", "x3_tipo": "C", "x3_tamanho": 20}
+        sock.sendall(response(200, {"items": [row], "hasNext": False}))
+
+    with ScriptedErp(script) as double:
+        settings = SETTINGS.model_copy(update={"erp_url": double.root})
+        client = ErpClient.from_settings(settings, OpenGate())
+        external_id, widths = dictionary(client, settings)
+        client.close()
+    assert (external_id.level, widths.level, widths.subject) == ("ok", "warning", "erp.widths")
+    assert widths.message.startswith(f"{len(WIDTHS)} of {len(WIDTHS)} fields are not shown")
+    assert all(name in widths.message for name in WIDTHS)
 
 
 def server_tls(authority: Authority, folder: Path) -> ssl.SSLContext:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -14,10 +16,12 @@ from typing import Any
 import boto3
 import dagster as dg
 import pytest
+import sqlalchemy
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import RemoteInstigatorOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData
 from dagster._daemon.types import DaemonHeartbeat
+from dagster_shared.error import SerializableErrorInfo
 
 from erp_sync.definitions import build_definitions
 from erp_sync.defs import doctor as of_dagster
@@ -184,10 +188,12 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
         yield instance
 
 
-def beat(instance: dg.DagsterInstance, seconds_ago: float) -> None:
+def beat(instance: dg.DagsterInstance, seconds_ago: float, **errors: int) -> None:
+    """With so many errors of some kinds of daemon."""
     now = time.time()
+    one = SerializableErrorInfo("of ana@example.com", [], None)
     for kind in instance.get_required_daemon_types():
-        instance.add_daemon_heartbeat(DaemonHeartbeat(now - seconds_ago, kind, "one", []))
+        instance.add_daemon_heartbeat(DaemonHeartbeat(now - seconds_ago, kind, "one", [one] * errors.get(kind, 0)))
 
 
 def test_dagster_at_work(instance: dg.DagsterInstance) -> None:
@@ -205,6 +211,30 @@ def test_a_daemon_that_is_silent_or_never_was(instance: dg.DagsterInstance) -> N
     instance.wipe_daemon_heartbeats()
     ((level, subject, message),) = wrong(look(dagster, **ORDERS))
     assert (level, subject, message) == ("error", "daemon", "it never gave a sign")
+
+
+def test_a_daemon_that_is_alive_and_fails_is_told(instance: dg.DagsterInstance) -> None:
+    beat(instance, 5, SENSOR=5, SCHEDULER=2)
+    ((level, subject, message),) = wrong(look(dagster, **ORDERS))
+    assert (level, subject, message) == ("warning", "daemon", "alive, with 7 errors of late: SCHEDULER, SENSOR")
+
+
+@pytest.mark.parametrize("missing", ["all", "instance_info"])
+def test_a_storage_that_lacks_tables_gets_none_by_looking(instance: dg.DagsterInstance, missing: str) -> None:
+    """Of whatever kind: it is their statements that are stopped. One lacks all where a first start was broken off."""
+    file = Path(instance.root_directory) / "history" / "runs.db"
+    if missing == "all":
+        file.write_bytes(b"")
+    else:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("DROP TABLE instance_info")
+    before = file.read_bytes()
+    ((level, subject, message),) = wrong(look(dagster, **ORDERS))
+    assert (level, subject, "tables are missing" in message) == ("warning", "storage", True)
+    assert file.read_bytes() == before
+    beat_elsewhere = sqlalchemy.create_engine("sqlite://")
+    with beat_elsewhere.begin() as connection_:
+        connection_.exec_driver_sql("CREATE TABLE x (y INT)")  # nobody is held up afterwards
 
 
 @pytest.mark.parametrize(

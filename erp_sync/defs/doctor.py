@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
+from sqlalchemy import Engine, event
 
 from erp_sync.defs.failures import latest_states
 from erp_sync.errors import Misconfigured
@@ -22,6 +26,11 @@ if TYPE_CHECKING:
 Build = Callable[["Settings"], dg.Definitions]
 SILENT_SECONDS = 180.0
 """The daemon gives a sign every 30 seconds."""
+_WRITES = re.compile(r"\s*(?:CREATE|ALTER|DROP|INSERT|UPDATE|DELETE|REPLACE|TRUNCATE)\b", re.IGNORECASE)
+
+
+class _WouldWrite(Exception):
+    pass
 
 
 def dagster(installation: Installation, build: Build) -> Iterator[Finding]:
@@ -48,8 +57,13 @@ def dagster(installation: Installation, build: Build) -> Iterator[Finding]:
         if (nothing := _nothing_yet(ref)) is not None:
             yield nothing
             return
-        with dg.DagsterInstance.from_ref(ref) as instance:
+        with _makes_nothing():
+            opened = dg.DagsterInstance.from_ref(ref)
+        with opened as instance:
             yield from of_instance(instance, installation, build)
+    except _WouldWrite:
+        message = "tables are missing in it, which Dagster makes when it starts: it never ran on it, or is newer"
+        yield Finding("warning", "storage", message, "start dagster-daemon and dagster-webserver")
     except Exception as error:  # dagster's, its storage's driver's and its YAML's have no ancestor in common
         what = str(error).partition("\n")[0][:200]
         message = f"cannot be used: {type(error).__name__}: {what}"
@@ -66,6 +80,23 @@ def _nothing_yet(ref: InstanceRef) -> Finding | None:
         return None
     message = f"SQLite in {folder}, and nothing is there yet: Dagster has never run"
     return Finding("warning", "storage", message, "start dagster-daemon and dagster-webserver")
+
+
+@contextmanager
+def _makes_nothing() -> Iterator[None]:
+    """While a storage is opened in this thread, none of its statements may change it: each kind of storage makes the
+    tables that it misses, and that of MySQL has no setting against it. Raises _WouldWrite."""
+    here = threading.get_ident()
+
+    def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if threading.get_ident() == here and _WRITES.match(statement):
+            raise _WouldWrite
+
+    event.listen(Engine, "before_cursor_execute", look)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", look)
 
 
 def of_instance(instance: dg.DagsterInstance, installation: Installation, build: Build) -> Iterator[Finding]:
@@ -97,6 +128,10 @@ def _daemon(instance: dg.DagsterInstance) -> Finding:
     missing = [kind for kind in required if kind not in heartbeats]
     if missing:
         return Finding("warning", "daemon", f"never gave a sign: {', '.join(missing)}", advice)
+    failing = {kind: len(heartbeats[kind].errors or ()) for kind in required if heartbeats[kind].errors}
+    if failing:
+        message = f"alive, with {sum(failing.values())} errors of late: {', '.join(failing)}"
+        return Finding("warning", "daemon", message, "see its log")
     return Finding("ok", "daemon", "alive")
 
 

@@ -127,9 +127,9 @@ def _asked(client: ErpClient, installation: Installation) -> Iterator[Finding]:
         yield clock("the ERP's clock", query.erp_time, "this machine's", ours)
     follows_stock = profile is not None and profile.stock is not None
     looks: Sequence[Callable[[], Iterator[Finding]]] = (
-        lambda: _tenant(client, query, settings),
+        lambda: tenant(client, query, settings),
         lambda: _fields(query, settings, follows_stock=follows_stock),
-        lambda: _dictionary(client, settings),
+        lambda: dictionary(client, settings),
         lambda: _codes(query, settings),
         lambda: _default_customer(client, settings),
         lambda: _products(query, installation),
@@ -142,9 +142,10 @@ def _asked(client: ErpClient, installation: Installation) -> Iterator[Finding]:
             yield Finding("error", "ERP", str(error), "correct it, or wait until it is back, and look again")
 
 
-def _tenant(client: ErpClient, query: GenericQuery, settings: Settings) -> Iterator[Finding]:
-    """Rows of our branch prove little: a service that was prepared for one branch gives them to everybody."""
-    tenant = settings.require_erp()[3]
+def tenant(client: ErpClient, query: GenericQuery, settings: Settings) -> Iterator[Finding]:
+    """Rows of our branch prove little: a service that was prepared for one branch gives them to everybody. So two
+    strangers ask for them too, of a made-up branch of our company and of our branch in a made-up company."""
+    ours = settings.require_erp()[3]
     advice = "correct ERP_SYNC_ERP_TENANT, or have the REST service honour the tenantId header"
     witness: Query | None = None
     for asked in (
@@ -159,27 +160,41 @@ def _tenant(client: ErpClient, query: GenericQuery, settings: Settings) -> Itera
             if "ERP_SYNC_ERP_TENANT" in str(error):
                 yield Finding("error", "tenant", str(error), advice)
                 return
-    refused = _refuses(client.of_tenant(_stranger(tenant)), witness)
-    if refused:
-        yield Finding("ok", "tenant", f"{tenant} is honoured: another branch gets {refused}")
-    elif witness is None:
+    company, _, branch = ours.partition(",")
+    served, told = [], []
+    for what, stranger in (
+        ("branch", f"{company},{_other(branch)}"),
+        ("company", f"{_other(company)},{branch}"),
+    ):
+        try:
+            refused = _refuses(client.of_tenant(stranger), witness)
+        except ErpUnavailable as error:
+            yield Finding("warning", "tenant", f"another {what} could not be tried: {error}", "look again later")
+            continue
+        if refused:
+            told.append(f"another {what} gets {refused}")
+        else:
+            served.append(what)
+    if told and not served:
+        yield Finding("ok", "tenant", f"{ours} is honoured: {', '.join(told)}")
+    elif served and witness is None:
         message = (
-            f"{tenant} could not be proven: the branch has neither stock nor orders yet, and a made-up one is served"
+            f"{ours} could not be proven: the branch has neither stock nor orders yet, and a made-up "
+            f"{' and a made-up '.join(served)} is served"
         )
         yield Finding("warning", "tenant", message, "look again with the first row of SB2 or SC5 there")
-    else:
-        message = f"the tenantId header is ignored: a made-up branch gets the rows of {settings.erp_branch} too"
-        yield Finding("warning", "tenant", message, "nothing is wrong while this is your branch; " + advice)
+    elif served:
+        ignored = "the tenantId header" if len(served) == 2 else f"the {served[0]} in the tenantId header"
+        message = f"{ignored} is ignored: a made-up {served[0]} gets the rows of {settings.erp_branch} too"
+        yield Finding("warning", "tenant", message, f"nothing is wrong while this is your {served[0]}; {advice}")
 
 
-def _stranger(tenant: str) -> str:
-    company, _, branch = tenant.partition(",")
-    letter = "Y" if set(branch) == {"Z"} else "Z"
-    return f"{company},{letter * len(branch)}"
+def _other(code: str) -> str:
+    return ("Y" if set(code) == {"Z"} else "Z") * len(code)
 
 
 def _refuses(client: ErpClient, witness: Query | None) -> str:
-    """How a branch that does not exist is told apart; "" where it is not."""
+    """How a branch or company that does not exist is told apart; "" where it is not."""
     asked = witness or Query("SB2", ("B2_COD",), (AtLeast("B2_COD", ""),))
     try:
         items = client.get(PATH, asked.parameters(1, (), 1)).fields().get("items")
@@ -218,7 +233,7 @@ def _lacking(query: GenericQuery, needed: Query) -> list[str]:
     return lacking
 
 
-def _dictionary(client: ErpClient, settings: Settings) -> Iterator[Finding]:
+def dictionary(client: ErpClient, settings: Settings) -> Iterator[Finding]:
     field, width = settings.erp.external_id_field, settings.erp.external_id_width
     assumed = {**WIDTHS, **settings.erp.widths}
     try:
@@ -241,7 +256,12 @@ def _dictionary(client: ErpClient, settings: Settings) -> Iterator[Finding]:
     if narrow:
         message = f"narrower in the ERP's dictionary than here: {', '.join(narrow)}"
         yield Finding("warning", "erp.widths", message, "write these widths into [erp] widths")
-    else:
+    hidden = [name for name in assumed if name not in found]
+    if hidden:
+        message = f"{len(hidden)} of {len(assumed)} fields are not shown by the ERP's dictionary: {', '.join(hidden)}"
+        advice = "compare their widths in the ERP's configurator, or let the user of ERP_SYNC_ERP_USER read all of SX3"
+        yield Finding("warning", "erp.widths", message, advice)
+    if not narrow and not hidden:
         yield Finding("ok", "erp.widths", "no field is narrower in the ERP's dictionary than here")
 
 

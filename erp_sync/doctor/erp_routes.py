@@ -13,6 +13,7 @@ Contract: contracts/protheus-rest.md, 5.3, 7 and 8.2.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from urllib.parse import quote
@@ -29,6 +30,8 @@ NOWHERE = "/erp-sync-doctor/nenhum"
 """No service has it: how this ERP says that it does not know a path."""
 NUMBER = "NENHUM"
 """Of no order: numbers count up from 000001, and letters come after 999999."""
+_DONE = re.compile(r"(?i)\d{5}|sucesso|success|\"situacao\"")
+"""In a 2xx: a number, or words of something that was done."""
 
 
 def routes(client: ErpClient, settings: Settings) -> Iterator[Finding]:
@@ -67,7 +70,10 @@ def _cancel(client: ErpClient, settings: Settings, unknown: Answer) -> Finding:
         return Finding(
             "error", setting, message, "look in the ERP for what was cancelled just now, and have it corrected"
         )
-    return _finding(setting, path, answer, unknown, "it knows that there is no such order")
+    good = "it knows that there is no such order"
+    if isinstance(answer, Answer) and form:
+        return Finding("ok", setting, f"{path} answers (HTTP {answer.status}): {good}")
+    return _finding(setting, path, answer, unknown, good, sent=external_id)
 
 
 def _knock(client: ErpClient, path: str, body: dict[str, str] | None = None) -> Answer | str:
@@ -78,7 +84,8 @@ def _knock(client: ErpClient, path: str, body: dict[str, str] | None = None) -> 
         return str(error)
 
 
-def _finding(setting: str, path: str, answer: Answer | str, unknown: Answer, good: str) -> Finding:
+def _finding(setting: str, path: str, answer: Answer | str, unknown: Answer, good: str, *, sent: str = "") -> Finding:
+    """`sent` may be in the answer, and is no number of the ERP's."""
     if isinstance(answer, str):
         return Finding("warning", setting, f"{path} could not be asked: {answer}", "look again once the ERP answers")
     said = f"HTTP {answer.status}"
@@ -91,14 +98,18 @@ def _finding(setting: str, path: str, answer: Answer | str, unknown: Answer, goo
         return Finding("error", setting, f"{path} may not be used ({said})", advice)
     if 300 <= answer.status < 400:
         return Finding("error", setting, f"{path} is redirected ({said})", "give the root that it redirects to")
-    if (
-        answer.is_page
-        or answer.status in (429, 502, 503, 504)
-        or (read_refusal(answer) is None and not answer.is_success)
-    ):
+    refusal = read_refusal(answer)
+    if answer.is_page or answer.status in (429, 502, 503, 504) or (refusal is None and not answer.is_success):
         return Finding(
             "warning", setting, f"{path} says nothing of itself ({said})", "look again; see the ERP's console"
         )
+    if answer.is_success and (refusal is None or _DONE.search(answer.text.replace(sent, "") if sent else answer.text)):
+        advice = "see in the ERP that nothing came of it just now, and have its service refuse this"
+        return Finding("warning", setting, f"{path} answers {said} and refuses nothing", advice)
+    # What a body says of a route that is not there is known of no server, and may hold a time or a request's id.
+    if answer.status == unknown.status and not (refusal and refusal.is_precise):
+        message = f"{path} cannot be told from a missing route: the ERP answers {said} to both"
+        return Finding("warning", setting, message, "compare the path in [erp] with that of the published service")
     return Finding("ok", setting, f"{path} answers ({said}): {good}")
 
 

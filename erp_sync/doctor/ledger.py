@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from erp_sync.models import Finding, Level
 from erp_sync.settings import Settings
 from erp_sync.shop.connection import is_local
 from erp_sync.shop.grants import AT_WORK, TO_MIGRATE, all_of
-from erp_sync.shop.rights import Right, granted, quoted
+from erp_sync.shop.rights import Right, granted, quoted, revocations
 
 _URL = "ERP_SYNC_LEDGER_URL"
 
@@ -134,27 +134,49 @@ def _grants(database: Database, settings: Settings, *, must_migrate: bool) -> It
     address = database.reader.url
     user, own = address.username or "erp_sync", f"{address.database}.*"
     has = granted(str(row[0]) for row in database.rows(text("SHOW GRANTS")))
-    rights = ", ".join([*AT_WORK, *TO_MIGRATE])
     account = quoted(str(database.rows(text("SELECT CURRENT_USER()"))[0][0]))
-    statement = f"GRANT {rights} ON {all_of(address.database or '')} TO {account}"
+
+    needed = (*AT_WORK, *TO_MIGRATE)
+    held = [name for name in needed if has.has(Right(name, own))]
+
+    def grant(names: Collection[str]) -> str:
+        # What it has is said again: rights that were given on the name as a pattern no longer count beside these.
+        rights = ", ".join(name for name in needed if name in names or name in held)
+        return f"GRANT {rights} ON {all_of(address.database or '')} TO {account}"
+
     fine = True
     levels: dict[tuple[str, ...], tuple[str, Level]] = {AT_WORK: ("work", "error")}
     if must_migrate:
         levels[TO_MIGRATE] = ("run erp-sync migrate", "warning")
     for names, (purpose, level) in levels.items():
-        lacks = [name for name in names if not has.has(Right(name, own))]
+        lacks = [name for name in names if name not in held]
         if lacks:
             fine = False
             message = f"the user {user!r} lacks {', '.join(lacks)} ON {own}, which it needs to {purpose}"
-            yield Finding("warning" if has.has_roles else level, "grants", message, statement)
+            yield Finding("warning" if has.has_roles else level, "grants", message, grant(lacks))
     theirs = _shop(settings)
     shared = theirs is not None and same_server(address, theirs) and theirs.username == address.username
-    allowed = {address.database, theirs.database if theirs is not None and shared else address.database}
-    beyond = [str(right) for right in has.rights if right.name != "USAGE" and right.on.partition(".")[0] not in allowed]
+    # Those on the shop are told where the shop is looked at.
+    elsewhere = theirs.database if theirs is not None and shared else None
+    beyond = [
+        right
+        for right in has.rights
+        if right.name != "USAGE"
+        and (place := right.on.partition(".")[0]) != elsewhere
+        and (place != address.database or right.name not in needed)
+    ]
     if beyond:
-        message = f"the user {user!r} may do more than needed: {', '.join(beyond)}"
-        yield Finding("warning", "grants", message, f"give the user this and no more: {statement}")
-    elif fine:
+        message = f"the user {user!r} may do more than needed: {', '.join(map(str, beyond))}"
+        statements = revocations(beyond, account)
+        if not statements or any(right.on == "*.*" for right in beyond):
+            # An administrator, whom a REVOKE could lock out; or rights that come with a role.
+            advice = f"make a user for the ledger alone, with no more than: {grant(needed)}"
+        else:
+            advice = "; ".join([*statements, *([grant(held)] if held else [])])
+        yield Finding("warning", "grants", message, advice)
+    for level, message, advice in has.unseen(user):
+        yield Finding(level, "grants", message, advice)
+    if fine and not beyond and not has.has_roles:
         yield Finding("ok", "grants", f"the user {user!r} has the rights on {own}, and no others")
 
 

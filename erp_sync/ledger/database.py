@@ -46,8 +46,8 @@ _ADVICE = {
     1045: "refuses the user or the password: correct them",
     1698: "refuses the user: it has no password login",
     1049: "has no such database: create it, or correct the name",
-    1044: "denies the user this database: grant it all rights on it",
-    1142: "denies the user a right: grant it all rights on its own database",
+    1044: "denies the user this database: grant it the rights of deploy/grants.sql",
+    1142: "denies the user a right: grant it the rights of deploy/grants.sql",
     1146: "lacks a table: run erp-sync migrate",
 }
 

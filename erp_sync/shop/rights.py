@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from erp_sync.models import Level
 from erp_sync.shop.database import Shop
 from erp_sync.shop.grants import needed_grants
 
 _GRANT = re.compile(
-    r"GRANT (?P<rights>.+?) ON (?:(?:FUNCTION|PROCEDURE|PACKAGE(?: BODY)?) )?(?P<on>.+?) TO ", re.DOTALL
+    r"GRANT (?P<rights>.+?) ON (?P<place>(?:(?:FUNCTION|PROCEDURE|PACKAGE(?: BODY)?) )?(?P<on>.+?)) TO ", re.DOTALL
 )
 _RIGHT = re.compile(r"(?P<name>[A-Z][A-Z_ ]*[A-Z])(?: \((?P<columns>[^)]*)\))?")
 
@@ -24,6 +24,8 @@ class Right:
     """`*.*`, `shop.*` or `shop.orders`, without quotes."""
     columns: frozenset[str] = frozenset()
     """In lower case; empty: the whole table."""
+    place: str = field(default="", compare=False)
+    """`on` as the server writes it: a REVOKE must name the same pattern. "" for what comes with a role."""
 
     def __str__(self) -> str:
         columns = f" ({', '.join(sorted(self.columns))})" if self.columns else ""
@@ -40,7 +42,7 @@ class Granted:
 
     rights: tuple[Right, ...]
     has_roles: bool
-    """What comes with a role is not among the rights."""
+    """What comes with a role is not among the rights: MariaDB and MySQL are asked for it in different words."""
 
     def has(self, right: Right) -> bool:
         found = [one for one in self.rights if one.name in (right.name, "ALL PRIVILEGES") and one.covers(right.on)]
@@ -48,6 +50,24 @@ class Granted:
         if right.name == "SELECT" or any(not one.columns for one in found):
             return bool(found)
         return bool(found) and right.columns <= frozenset().union(*(one.columns for one in found))
+
+    def unseen(self, user: str | None) -> Iterator[tuple[Level, str, str]]:
+        """Level, message, advice where rights may come with roles."""
+        if self.has_roles:
+            advice = "take its roles from it, or look at each with SHOW GRANTS FOR"
+            yield "warning", f"the user {user!r} has roles: what they allow it was not looked at", advice
+
+
+def revocations(rights: Iterable[Right], account: str) -> list[str]:
+    """The statements that take these rights from `account`, which is quoted."""
+    # ALL PRIVILEGES stands alone, also without GRANT OPTION.
+    grouped: dict[tuple[str, bool], list[str]] = {}
+    for right in rights:
+        if right.place:
+            grouped.setdefault((right.place, right.name == "ALL PRIVILEGES"), []).append(
+                str(right).partition(" ON ")[0]
+            )
+    return [f"REVOKE {', '.join(names)} ON {place} FROM {account}" for (place, _), names in grouped.items()]
 
 
 def quoted(account: str) -> str:
@@ -81,8 +101,12 @@ def check_grants(shop: Shop, besides: str = "") -> Iterator[tuple[Level, str, st
     missing = [right for right in needed if not has.has(right)]
     if missing:
         message = f"the user {user!r} lacks {', '.join(map(str, missing))}"
-        # As they are written there: unquoted, a _ in a database's name would stand for any letter.
-        statements = "; ".join(statement for statement, rights in grants.items() if not all(map(has.has, rights)))
+        # As they are written there: unquoted, a _ in a database's name would stand for any letter. And a right on the
+        # database takes the place of those that were given on its name as a pattern: then all are said again.
+        is_whole = any(right.on.endswith(".*") for right in missing)
+        statements = "; ".join(
+            statement for statement, rights in grants.items() if is_whole or not all(map(has.has, rights))
+        )
         if has.has_roles:
             yield "warning", f"{message}, unless a role of it has that", statements
         else:
@@ -95,7 +119,8 @@ def check_grants(shop: Shop, besides: str = "") -> Iterator[tuple[Level, str, st
     ]
     if excess:
         yield "warning", f"the user {user!r} may do more than needed: {', '.join(excess)}", advice
-    elif not missing:
+    yield from has.unseen(user)
+    if not (missing or excess or has.has_roles):
         yield "ok", f"the user {user!r} has no rights beyond need", advice
 
 
@@ -115,11 +140,12 @@ def _rights(lines: Iterable[str]) -> Iterator[Right]:
         match = _GRANT.match(line)
         if match:
             on = re.sub(r"\\(.)", r"\1", match["on"].replace("`", ""))
+            place = match["place"] if "@" in line[match.end() :] else ""
             for right in _RIGHT.finditer(match["rights"]):
                 columns = re.findall(r"\w+", (right["columns"] or "").lower())
-                yield Right(right["name"], on, frozenset(columns))
+                yield Right(right["name"], on, frozenset(columns), place)
             if " WITH GRANT OPTION" in line:
-                yield Right("GRANT OPTION", on)
+                yield Right("GRANT OPTION", on, place=place)
 
 
 def _database(right: Right) -> str:
