@@ -3,6 +3,7 @@ deploy/ecs.yaml, which starts it so."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from erp_sync.demo import stage
 from erp_sync_tests.live import CONFIG, REPOSITORY, dagster_home, free_port, numbers_in, today
+from erp_sync_tests.scripted_erp import ScriptedErp, answer
 
 UID = "10001"
 """As in the Dockerfile."""
@@ -122,6 +124,29 @@ def test_each_process_is_started_as_the_dockerfile_says_and_has_no_more_secrets_
         assert [each["Name"] for each in CONTAINERS[name]["Secrets"]] == ["DAGSTER_STORAGE_URL"]
     for name in ("ui-proxy", "webhook-proxy"):
         assert "Secrets" not in CONTAINERS[name]
+
+
+HEALTH_CHECKS = [
+    *(container["HealthCheck"]["Command"][-1] for container in CONTAINERS.values()),
+    *re.findall(r"python -c '.+?'", (REPOSITORY / "Dockerfile").read_text().replace('\\"', '"')),
+]
+
+
+@pytest.mark.parametrize("command", [command for command in HEALTH_CHECKS if command.startswith("python ")])
+def test_a_health_check_asks_the_process_itself_whatever_proxy_is_set(command: str) -> None:
+    with ScriptedErp(answer(200)) as process, ScriptedErp(answer(200)) as proxy:
+        here, places = re.subn(r"http://127\.0\.0\.1:\d+", process.root.removesuffix("/rest"), command)
+        assert places == 1
+        variables = {"PATH": f"{BIN}:/usr/bin:/bin", "HTTP_PROXY": proxy.root.removesuffix("/rest")}
+
+        def unhealthy() -> bool:
+            done = subprocess.run(["sh", "-c", here], env=variables, capture_output=True, check=False)
+            return done.returncode != 0
+
+        assert not unhealthy()
+        process.script = answer(503)
+        assert unhealthy()
+        assert (len(process.requests), len(proxy.requests)) == (2, 0)
 
 
 def test_nothing_but_the_proxies_can_be_reached_from_elsewhere() -> None:
