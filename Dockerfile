@@ -13,7 +13,7 @@ COPY erp_sync erp_sync
 # The lock is a constraint: nothing but what the image needs is installed, in the lock's versions, and uv checks each
 # archive against the lock's hashes.
 RUN uv pip install --python /opt/erp_sync/bin/python --no-cache --compile-bytecode \
-    --constraint requirements.lock '.[aws]'
+    --constraint requirements.lock '.[aws,postgres]'
 
 FROM python:3.11-slim-bookworm
 # Two arenas: with one per thread a process that works through thousands of orders grows by what lies idle in each.

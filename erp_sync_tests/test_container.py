@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 
@@ -124,6 +126,24 @@ def test_each_process_is_started_as_the_dockerfile_says_and_has_no_more_secrets_
         assert [each["Name"] for each in CONTAINERS[name]["Secrets"]] == ["DAGSTER_STORAGE_URL"]
     for name in ("ui-proxy", "webhook-proxy"):
         assert "Secrets" not in CONTAINERS[name]
+
+
+def test_the_image_can_speak_to_the_template_s_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shown without a server: its absence is all that is wrong."""
+    (extras,) = re.findall(r"'\.\[(.+)\]'", (REPOSITORY / "Dockerfile").read_text())
+    assert "postgres" in extras.split(",")
+    text = (REPOSITORY / "deploy" / "ecs.yaml").read_text()
+    (storage,) = re.findall(r"`(storage: .+?)`", text)
+    (url,) = re.findall(r"dagster_storage_url +(\S+)", text)
+    home = dagster_home(tmp_path)
+    with (home / "dagster.yaml").open("a") as file:
+        file.write(f"{storage}\n")
+    monkeypatch.setenv("DAGSTER_STORAGE_URL", url.replace("pg.example.com", "127.0.0.1:1"))
+    monkeypatch.setattr("dagster_postgres.utils.time", SimpleNamespace(sleep=lambda _: None))
+    with pytest.raises(Exception, match="too many retries") as caught:
+        dg.DagsterInstance.from_config(str(home))
+    assert "psycopg2.OperationalError" in str(caught.value.__cause__)
+    assert "Connection refused" in str(caught.value.__cause__)
 
 
 HEALTH_CHECKS = [
