@@ -13,7 +13,7 @@ COPY erp_sync erp_sync
 # The lock is a constraint: nothing but what the image needs is installed, in the lock's versions, and uv checks each
 # archive against the lock's hashes.
 RUN uv pip install --python /opt/erp_sync/bin/python --no-cache --compile-bytecode \
-    --constraint requirements.lock '.[aws]'
+    --constraint requirements.lock '.[aws,postgres]'
 
 FROM python:3.11-slim-bookworm
 # Two arenas: with one per thread a process that works through thousands of orders grows by what lies idle in each.
@@ -32,10 +32,10 @@ WORKDIR /opt/dagster/home
 USER 10001:10001
 # Writable for everybody as in the image, also where the platform mounts an empty folder over it.
 VOLUME ["/tmp"]
-# Asks what this container was started as; a run and a command are healthy as long as they live.
+# Asks what this container was started as, and through no proxy; a run and a command are healthy as long as they live.
 HEALTHCHECK --interval=30s --timeout=20s --start-period=60s --retries=3 CMD ["sh", "-c", "\
     case $(tr '\\0' ' ' < /proc/1/cmdline) in \
-    *dagster-webserver*) python -c 'from urllib.request import urlopen as get; get(\"http://127.0.0.1:3000/server_info\")' ;; \
+    *dagster-webserver*) python -c 'from urllib.request import *; build_opener(ProxyHandler({})).open(\"http://127.0.0.1:3000/server_info\")' ;; \
     *dagster-daemon*) dagster-daemon liveness-check ;; \
     *code-server*) dagster api grpc-health-check -p 4000 ;; \
     esac"]

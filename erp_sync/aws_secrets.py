@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from erp_sync.errors import Misconfigured, SecretUnavailable
+from erp_sync.proxies import in_the_clear
 
 PREFIX = "aws-secret:"
 _REFERENCE = re.compile(
@@ -118,6 +119,11 @@ def _client(where: str, region: str | None) -> Any:
     address = urlsplit(client.meta.endpoint_url)
     if address.scheme != "https" and address.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise Misconfigured(f"{where} is not asked for: AWS_ENDPOINT_URL is plain http, it would travel in the clear")
+    if in_the_clear(client.meta.endpoint_url):
+        raise Misconfigured(
+            f"{where} is not asked for: AWS_ENDPOINT_URL is plain http, and it would leave this machine through the "
+            "proxy that HTTP_PROXY names: set NO_PROXY=localhost,127.0.0.1"
+        )
     return client
 
 

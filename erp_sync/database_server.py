@@ -33,9 +33,11 @@ def encryption(setting: str, protocol: str, cipher: str, *, is_local: bool, is_v
         return Finding("ok", setting, "on this machine: nobody listens in between")
     if cipher:
         message = f"the connection is encrypted ({protocol} {cipher}), but the server's certificate is not verified"
-        return Finding("warning", setting, message, "add ?ssl_ca=FILE with its certificate authority")
+        return Finding(
+            "warning", setting, message, "write ?ssl_ca=FILE, its certificate authority, instead of ssl=false"
+        )
     message = "the connection is not encrypted"
-    return Finding("warning", setting, message, "let the server offer TLS and add ?ssl_ca=FILE")
+    return Finding("warning", setting, message, "let the server offer TLS, and write ?ssl_ca=FILE instead of ssl=false")
 
 
 def clock(whose: str, theirs: datetime, other: str, ours: datetime) -> Finding:

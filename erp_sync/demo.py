@@ -621,10 +621,14 @@ def _add_products(admin_url: str) -> None:
 def _engine(url: str) -> Iterator[Engine]:
     import sqlalchemy as sa
 
-    try:
-        engine = sa.create_engine(url)
-    except sa.exc.ArgumentError:
-        raise Misconfigured("--seed-shop is no SQLAlchemy URL such as sqlite:///shop.sqlite") from None
+    from erp_sync.database_mysql import mysql_engine
+    from erp_sync.database_url import parse_url, tls_context
+
+    address = parse_url("--seed-shop", url)
+    if address.get_backend_name() == "sqlite":
+        engine = sa.create_engine(address)
+    else:
+        engine = mysql_engine(address, tls_context("--seed-shop", address), {})
     try:
         yield engine
     except sa.exc.DBAPIError as error:

@@ -9,18 +9,10 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import (
-    HTTPRedirectHandler,
-    HTTPSHandler,
-    ProxyHandler,
-    Request,
-    build_opener,
-    getproxies,
-    proxy_bypass,
-)
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 from erp_sync.errors import ErpSyncError, Misconfigured
+from erp_sync.proxies import in_the_clear
 
 if TYPE_CHECKING:
     from slack_sdk import WebClient
@@ -79,9 +71,7 @@ class Slack:
         self.channel = channel
         client = _client_class()
         self._client = client(token, base_url or client.BASE_URL, timeout=timeout, logger=quiet, retry_handlers=[])
-        parts = urlsplit(self._client.base_url)
-        proxy = self._client.proxy or getproxies().get("http")
-        if parts.scheme == "http" and proxy and not proxy_bypass(parts.hostname or ""):
+        if in_the_clear(self._client.base_url, self._client.proxy):
             raise Misconfigured(
                 "ERP_SYNC_SLACK_BASE_URL is plain http, and the token would leave this machine through the proxy that "
                 "HTTP_PROXY or HTTPS_PROXY names: set NO_PROXY=localhost,127.0.0.1"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +57,18 @@ def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> FreshDatab
 def database_url(fresh_database: FreshDatabase) -> str:
     """The SQLAlchemy URL of an empty database."""
     return fresh_database()
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A name that is not this machine's, of which only the name service knows that it leads to 127.0.0.1."""
+    name, find = "db.example.com", socket.getaddrinfo
+
+    def found(host: Any, *arguments: Any, **options: Any) -> Any:
+        return find("127.0.0.1" if host == name else host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    return name
 
 
 @pytest.fixture

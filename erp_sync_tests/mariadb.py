@@ -33,7 +33,7 @@ from erp_sync_tests.certificates import Authority
 class MariaDB:
     """One server, started at once. `root` has no password; the port stays the same over restarts.
 
-    `authority`: start with TLS and a certificate for localhost and 127.0.0.1 signed by it.
+    `authority`: start with TLS and a certificate for localhost, 127.0.0.1 and db.example.com signed by it.
     """
 
     def __init__(self, *, authority: Authority | None = None, options: Sequence[str] = ()) -> None:
@@ -44,7 +44,7 @@ class MariaDB:
         self._process: subprocess.Popen[bytes] | None = None
         self._options = list(options)
         if authority is not None:
-            certificate, key = authority.issue(self.folder, "localhost")
+            certificate, key = authority.issue(self.folder, "localhost", names=("db.example.com",))
             self._options += [f"--ssl-cert={certificate}", f"--ssl-key={key}"]
         try:
             self._install()
@@ -54,11 +54,17 @@ class MariaDB:
             raise
 
     def url(
-        self, database: str, *, user: str = "root", password: str | None = None, query: dict[str, str] | None = None
+        self,
+        database: str,
+        *,
+        user: str = "root",
+        password: str | None = None,
+        host: str = "127.0.0.1",
+        query: dict[str, str] | None = None,
     ) -> str:
         """The SQLAlchemy URL of one database on this server."""
         return URL.create(
-            "mysql+pymysql", user, password, "127.0.0.1", self.port, database, query=query or {}
+            "mysql+pymysql", user, password, host, self.port, database, query=query or {}
         ).render_as_string(hide_password=False)
 
     def create_database(self) -> str:

@@ -748,6 +748,10 @@ def test_a_sandbox_with_a_seeded_shop_can_be_worked_with(
         (("--host", "0.0.0.0"), "loopback"),
         (("--seed-shop", CANARY), "no SQLAlchemy URL"),
         (("--seed-shop", f"mysql+pymysql://u:{CANARY}@127.0.0.1:1/shop"), "cannot be created at"),
+        (
+            ("--seed-shop", f"mysql+pymysql://u:{CANARY}@db.example.com/shop?ssl_ca=/nowhere"),
+            "(/nowhere) cannot be read",
+        ),
     ],
 )
 def test_a_sandbox_that_cannot_start_is_one_line(run: CommandLine, arguments: tuple[str, ...], message: str) -> None:

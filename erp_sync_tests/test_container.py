@@ -3,16 +3,20 @@ deploy/ecs.yaml, which starts it so."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 
 from erp_sync.demo import stage
 from erp_sync_tests.live import CONFIG, REPOSITORY, dagster_home, free_port, numbers_in, today
+from erp_sync_tests.scripted_erp import ScriptedErp, answer
 
 UID = "10001"
 """As in the Dockerfile."""
@@ -122,6 +126,47 @@ def test_each_process_is_started_as_the_dockerfile_says_and_has_no_more_secrets_
         assert [each["Name"] for each in CONTAINERS[name]["Secrets"]] == ["DAGSTER_STORAGE_URL"]
     for name in ("ui-proxy", "webhook-proxy"):
         assert "Secrets" not in CONTAINERS[name]
+
+
+def test_the_image_can_speak_to_the_template_s_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shown without a server: its absence is all that is wrong."""
+    (extras,) = re.findall(r"'\.\[(.+)\]'", (REPOSITORY / "Dockerfile").read_text())
+    assert "postgres" in extras.split(",")
+    text = (REPOSITORY / "deploy" / "ecs.yaml").read_text()
+    (storage,) = re.findall(r"`(storage: .+?)`", text)
+    (url,) = re.findall(r"dagster_storage_url +(\S+)", text)
+    home = dagster_home(tmp_path)
+    with (home / "dagster.yaml").open("a") as file:
+        file.write(f"{storage}\n")
+    monkeypatch.setenv("DAGSTER_STORAGE_URL", url.replace("pg.example.com", "127.0.0.1:1"))
+    monkeypatch.setattr("dagster_postgres.utils.time", SimpleNamespace(sleep=lambda _: None))
+    with pytest.raises(Exception, match="too many retries") as caught:
+        dg.DagsterInstance.from_config(str(home))
+    assert "psycopg2.OperationalError" in str(caught.value.__cause__)
+    assert "Connection refused" in str(caught.value.__cause__)
+
+
+HEALTH_CHECKS = [
+    *(container["HealthCheck"]["Command"][-1] for container in CONTAINERS.values()),
+    *re.findall(r"python -c '.+?'", (REPOSITORY / "Dockerfile").read_text().replace('\\"', '"')),
+]
+
+
+@pytest.mark.parametrize("command", [command for command in HEALTH_CHECKS if command.startswith("python ")])
+def test_a_health_check_asks_the_process_itself_whatever_proxy_is_set(command: str) -> None:
+    with ScriptedErp(answer(200)) as process, ScriptedErp(answer(200)) as proxy:
+        here, places = re.subn(r"http://127\.0\.0\.1:\d+", process.root.removesuffix("/rest"), command)
+        assert places == 1
+        variables = {"PATH": f"{BIN}:/usr/bin:/bin", "HTTP_PROXY": proxy.root.removesuffix("/rest")}
+
+        def unhealthy() -> bool:
+            done = subprocess.run(["sh", "-c", here], env=variables, capture_output=True, check=False)
+            return done.returncode != 0
+
+        assert not unhealthy()
+        process.script = answer(503)
+        assert unhealthy()
+        assert (len(process.requests), len(proxy.requests)) == (2, 0)
 
 
 def test_nothing_but_the_proxies_can_be_reached_from_elsewhere() -> None:

@@ -43,8 +43,8 @@ class Databases:
     def as_root(self, *statements: str) -> None:
         self.server.execute(*statements)
 
-    def url(self, name: str, user: str, **query: str) -> str:
-        return self.server.url(name, user=user, password="x", query=query)
+    def url(self, name: str, user: str, host: str = "127.0.0.1", **query: str) -> str:
+        return self.server.url(name, user=user, password="x", host=host, query=query)
 
     def shop(self, profile: Profile | None = LARAVEL, *, user: str = "shop_user", **query: str) -> list[Finding]:
         settings = {
@@ -318,16 +318,12 @@ def with_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MariaDB
         yield server, authority.bundle, other.bundle
 
 
-def test_encryption_its_authority_and_durability(
-    with_tls: tuple[MariaDB, Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_encryption_its_authority_and_durability(with_tls: tuple[MariaDB, Path, Path], elsewhere: str) -> None:
     server, bundle, foreign = with_tls
-    monkeypatch.setattr("erp_sync.doctor.ledger.is_local", lambda _: False)
-    monkeypatch.setattr("erp_sync.shop.check.is_local", lambda _: False)
     name = str(make_url(server.create_database()).database)
 
     def said(area: Area, setting: str, **query: str) -> list[tuple[str, str]]:
-        url = server.url(name, user="u", password="x", query=query)
+        url = server.url(name, user="u", password="x", host=elsewhere, query=query)
         installation = Installation(Settings.model_validate({setting: url}), LARAVEL)
         return [(one.level, one.message) for one in _examined(area, installation) if one.subject.startswith("ERP_SYNC")]
 
@@ -335,7 +331,7 @@ def test_encryption_its_authority_and_durability(
     for area, setting in ((shop, "shop_url"), (ledger, "ledger_url")):
         (verified,) = [one for one in said(area, setting, ssl_ca=str(bundle)) if "verified" in one[1]]
         assert verified[0] == "ok" and "encrypted and verified, TLSv1.3 TLS_" in verified[1]
-        (blind,) = [one for one in said(area, setting) if "verified" in one[1]]
+        (blind,) = [one for one in said(area, setting, ssl="false") if "verified" in one[1]]
         assert blind[0] == "warning" and "certificate is not verified" in blind[1]
         url = server.url(name, user="u", password="x", query={"ssl_ca": str(foreign)})
         (refused,) = _told(_examined(area, Installation(Settings.model_validate({setting: url}), LARAVEL)))
@@ -347,10 +343,8 @@ def test_encryption_its_authority_and_durability(
     assert "innodb_flush_log_at_trx_commit = 2" in durability[0][1] and "sync_binlog = 0" in durability[1][1]
 
 
-def test_a_connection_that_is_not_encrypted(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("erp_sync.doctor.ledger.is_local", lambda _: False)
-    monkeypatch.setattr("erp_sync.shop.check.is_local", lambda _: False)
-    for found in (databases.shop(), databases.ledger()):
+def test_a_connection_that_is_not_encrypted(databases: Databases, elsewhere: str) -> None:
+    for found in (databases.shop(host=elsewhere, ssl="false"), databases.ledger(host=elsewhere, ssl="false")):
         assert [(one.level, one.message) for one in wrong(found)] == [("warning", "the connection is not encrypted")]
 
 

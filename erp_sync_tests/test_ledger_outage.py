@@ -202,7 +202,9 @@ def test_a_database_that_is_down_is_said_at_once_and_in_one_line(tmp_path: Path)
         ledger.close()
 
 
-def test_a_certificate_of_another_authority_is_refused(tmp_path: Path) -> None:
+def test_a_certificate_of_another_authority_is_refused(
+    tmp_path: Path, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "ours").mkdir()
     (tmp_path / "theirs").mkdir()
     ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
@@ -213,9 +215,13 @@ def test_a_certificate_of_another_authority_is_refused(tmp_path: Path) -> None:
         ledger = open_ledger(good)
         assert ledger.database.rows(text("SHOW STATUS LIKE 'Ssl_cipher'"))[0]._asdict()["Value"]
         ledger.close()
-        for wrong in (f"{url}?ssl_ca={theirs.bundle}", f"{url}?ssl=true"):
-            with pytest.raises(Misconfigured, match="ssl_ca"):
+        remote = url.replace("127.0.0.1", elsewhere)
+        for wrong in (f"{url}?ssl_ca={theirs.bundle}", f"{url}?ssl=true", remote):
+            with pytest.raises(Misconfigured, match=r"CERTIFICATE_VERIFY_FAILED.* ssl_ca=FILE.* ssl=false"):
                 open_ledger(wrong)
+        open_ledger(f"{remote}?ssl=false").close()
+        monkeypatch.setenv("SSL_CERT_FILE", str(ours.bundle))
+        open_ledger(remote).close()
 
 
 def test_sqlite_that_cannot_be_opened_names_the_setting(tmp_path: Path) -> None:

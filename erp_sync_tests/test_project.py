@@ -33,6 +33,7 @@ TIERS = {
     "scrub": 0,
     "cloudwatch": 0,
     "aws_secrets": 0,
+    "proxies": 0,
     "settings": 1,
     "logs": 1,
     "alerts": 1,

@@ -340,6 +340,16 @@ def test_the_proxy_speaks_tls_1_2_at_least_to_its_own_names_and_not_too_often(
             proxy.connect(HOOKS, old)
         with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized"):
             proxy.connect("another.example.com")
-        answers = [proxy.ask("POST", "/webhooks/a", {}, b"{}", host=HOOKS, login=None).status for _ in range(30)]
+        answers = [
+            proxy.ask("POST", "/webhooks/a?sign=c4n4ry", {}, b"{}", host=HOOKS, login=None).status for _ in range(30)
+        ]
         assert answers[:20] == [202] * 20
         assert 429 in answers
+        passwords = tmp_path / "proxy" / "analysts.htpasswd"
+        passwords.unlink()
+        passwords.mkdir()
+        assert proxy.ask("GET", "/?sign=c4n4ry", host=ANALYSTS).status == 500, "critical, and with a request"
+    logs = {path.name: path.read_text() for path in (tmp_path / "proxy").glob("*.log")}
+    assert sorted(logs) == ["access.log", "error.log"]
+    assert '"POST /webhooks/a" 429' in logs["access.log"]
+    assert [name for name, text in logs.items() if "c4n4ry" in text] == []

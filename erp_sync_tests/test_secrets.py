@@ -287,6 +287,18 @@ def test_aws_is_asked_over_verified_tls_alone(monkeypatch: pytest.MonkeyPatch, t
         assert len(double.requests) == 1, "nobody else was asked"
 
 
+def test_plain_http_to_this_machine_passes_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedErp(answer(200, {"SecretString": CANARY})) as double, ScriptedErp(answer(200)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", double.root.removesuffix("/rest"))
+        monkeypatch.setenv("HTTP_PROXY", proxy.root.removesuffix("/rest"))
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        assert "through the proxy that HTTP_PROXY names" in refusal(Misconfigured, "aws-secret:x")
+        monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+        assert load_settings(erp_password="aws-secret:x").secret("erp_password") == CANARY
+        assert (len(proxy.requests), len(double.requests)) == (0, 1)
+
+
 # Shown nowhere --------------------------------------------------------------------------------------------------------
 
 SECRETS = {

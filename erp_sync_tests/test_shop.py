@@ -326,7 +326,8 @@ def test_no_database_there(tmp_path: object) -> None:
         ("mysql+pymysql://u:x@secret@h/shop", "more than one @"),
         ("mysql+pymysql://u:secret@h/shop?ssl_ca=/nowhere.pem", "/nowhere.pem"),
         ("mysql+pymysql://u:secret@h/shop?ssl_verify_cert=true", "ssl_verify_cert"),
-        ("mysql+pymysql://u:secret@h/shop?ssl=false", "ssl=false"),
+        ("mysql+pymysql://u:secret@h/shop?ssl=0", "ssl=0"),
+        ("mysql+pymysql://u:secret@h/shop?ssl=false&ssl_ca=/nowhere.pem", "ssl=false beside"),
     ],
 )
 def test_a_wrong_url_is_one_line_without_the_password(url: str, says: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
 import time
@@ -77,15 +78,22 @@ def test_reading_goes_on_after_the_server_was_killed_and_restarted() -> None:
         shop.close()
 
 
-def test_tls_verifies_the_authority_and_the_name(tmp_path: Path) -> None:
+def test_tls_verifies_the_authority_and_the_name(
+    tmp_path: Path, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right, wrong = Authority(tmp_path, "right"), Authority(tmp_path, "wrong")
     profile = load_profile("laravel")
     with MariaDB(authority=right) as server:
         url = server.create_database()
         seed(url)
+        remote = url.replace("127.0.0.1", elsewhere)
+        with monkeypatch.context() as patch:
+            patch.setenv("SSL_CERT_FILE", str(right.bundle))
+            unasked = open_shop(remote, profile)
         for good in (
             open_shop(url, profile, ca_bundle=right.bundle),
             open_shop(f"{url}?ssl_ca={right.bundle}", profile),
+            unasked,
         ):
             cipher, version = (
                 good.read(lambda c, name=name: c.exec_driver_sql(f"SHOW STATUS LIKE '{name}'").one()[1])  # type: ignore[misc]
@@ -98,10 +106,14 @@ def test_tls_verifies_the_authority_and_the_name(tmp_path: Path) -> None:
         for bad in (
             open_shop(url, profile, ca_bundle=wrong.bundle),
             open_shop(f"{url}?ssl=true", profile),
+            open_shop(remote, profile),
         ):
-            with pytest.raises(Misconfigured, match="ssl_ca"):
+            with pytest.raises(Misconfigured, match=r"CERTIFICATE_VERIFY_FAILED.* ssl_ca=FILE.* ssl=false"):
                 bad.now()
             bad.close()
+        with contextlib.closing(open_shop(f"{remote}?ssl=false", profile)) as blind:
+            blind.now()
+            assert not is_verified(blind.engine)
 
 
 def test_unasked_it_is_encrypted_where_the_server_offers_it_and_no_authority_is_read(

@@ -13,7 +13,7 @@ from sqlalchemy import URL, Row, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from erp_sync.database_server import clock, encryption, version
-from erp_sync.database_url import parse_url, tls_context
+from erp_sync.database_url import is_local, parse_url, tls_context
 from erp_sync.doctor.installation import Installation
 from erp_sync.errors import Misconfigured
 from erp_sync.ledger.database import Database
@@ -22,7 +22,6 @@ from erp_sync.ledger.part import DATABASE_TIME
 from erp_sync.ledger.tables import REVISION, VERSION_TABLE, metadata
 from erp_sync.models import Finding, Level
 from erp_sync.settings import Settings
-from erp_sync.shop.connection import is_local
 from erp_sync.shop.grants import AT_WORK, TO_MIGRATE, all_of
 from erp_sync.shop.rights import Right, granted, quoted, revocations
 
@@ -98,7 +97,7 @@ def _server(database: Database, at: datetime, *, is_verified: bool) -> Iterator[
         _URL,
         status.get("Ssl_version", ""),
         status.get("Ssl_cipher", ""),
-        is_local=is_local(database.reader),
+        is_local=is_local(database.reader.url),
         is_verified=is_verified,
     )
     yield clock("the ledger's clock", at, "this machine's", now)

@@ -19,7 +19,7 @@ from sqlalchemy import URL, Connection, Engine, Executable, Row, create_engine, 
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from erp_sync.database_url import check_database, parse_url, tls_context
+from erp_sync.database_url import check_database, parse_url, tls_context, tls_refusal
 from erp_sync.errors import ErpSyncError, LedgerUnavailable, Misconfigured
 
 logger = logging.getLogger(__name__)
@@ -133,11 +133,8 @@ class Database:
         code = _code(error)
         if code in _ADVICE:
             return Misconfigured(f"{_URL}: {self.name} {_ADVICE[code]}")
-        if "CERTIFICATE_VERIFY_FAILED" in text or "[SSL" in text:
-            return Misconfigured(
-                f"{_URL}: TLS with {self.name} failed ({text}): give its certificate authority as ssl_ca, and the host "
-                "name that its certificate holds"
-            )
+        if (refusal := tls_refusal(_URL, self.name, code, text)) is not None:
+            return refusal
         if self.is_sqlite and ("unable to open" in text or "not a database" in text or "readonly" in text):
             return Misconfigured(f"{_URL}: {self.name} cannot be used ({text}): correct the path or its rights")
         if "no such table" in text:

@@ -14,9 +14,10 @@ from pymysql.constants import FIELD_TYPE
 from sqlalchemy import Connection
 
 from erp_sync.database_server import encryption
+from erp_sync.database_url import is_local
 from erp_sync.errors import Misconfigured, ShopUnavailable
 from erp_sync.models import Finding, Order, ShopState, UnreadableOrder
-from erp_sync.shop.connection import is_local, is_verified
+from erp_sync.shop.connection import is_verified
 from erp_sync.shop.database import HEAD, LINES, ORDERS, Query, Shop
 from erp_sync.shop.indexes import missing_index
 from erp_sync.shop.rights import check_grants
@@ -294,6 +295,6 @@ def _encryption(shop: Shop) -> Iterator[Finding]:
         "ERP_SYNC_SHOP_URL",
         status.get("Ssl_version", ""),
         status.get("Ssl_cipher", ""),
-        is_local=is_local(shop.engine),
+        is_local=is_local(shop.engine.url),
         is_verified=is_verified(shop.engine),
     )

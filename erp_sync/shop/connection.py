@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from erp_sync.database_url import check_database, parse_url, tls_context
+from erp_sync.database_url import check_database, parse_url, tls_context, tls_refusal
 from erp_sync.errors import ErpSyncError, Misconfigured, ShopUnavailable
 from erp_sync.shop.profile import Profile
 
@@ -34,8 +33,7 @@ def shop_engine(url: str, profile: Profile, *, ca_bundle: Path | None = None, wr
     COMMITTED). A lock on what is read would make checkouts wait for the gap behind the newest order, and the shop's own
     UPDATE of such a row would end as the victim of a deadlock.
 
-    TLS: as `tls_context` says; without any of its options connections are encrypted where the server offers it, and
-    nobody is verified. Raises Misconfigured; connects to nothing yet.
+    TLS: as `tls_context` and `mysql_engine` say. Raises Misconfigured; connects to nothing yet.
     """
     address = parse_url(_URL, url)
     backend = address.get_backend_name()
@@ -105,17 +103,6 @@ def _sqlite(address: URL, *, writes: bool) -> Engine:
     return engine
 
 
-def is_local(engine: Engine) -> bool:
-    """Whether the database is a file, a socket, or on loopback: nobody listens in between."""
-    host = engine.url.host
-    if engine.dialect.name == "sqlite" or not host or "unix_socket" in engine.url.query:
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def is_verified(engine: Engine) -> bool:
     """Whether connections check the server's certificate and name."""
     return bool(engine.get_execution_options().get("erp_sync_verified"))
@@ -148,11 +135,8 @@ def meaning(error: DBAPIError | PoolTimeout, engine: Engine, profile: Profile, p
     text = _text(error)
     where = f"{url.host or 'localhost'}:{url.port or 3306}" if engine.dialect.name != "sqlite" else str(url.database)
     sql = f"profile {profile.name}: {part or 'its SQL'}"
-    if "CERTIFICATE_VERIFY_FAILED" in text or code == 2026 or "[SSL" in text:
-        return Misconfigured(
-            f"{_URL}: TLS with the shop's database at {where} failed ({text}): give its certificate authority as "
-            "ssl_ca, and the host name that its certificate holds"
-        )
+    if (refusal := tls_refusal(_URL, f"the shop's database at {where}", code, text)) is not None:
+        return refusal
     by_code = {
         1045: f"{_URL}: the shop's database refuses the user {url.username!r} or the password: correct them",
         1698: f"{_URL}: the shop's database refuses the user {url.username!r} without a proper login: correct it",
