@@ -24,7 +24,7 @@ HIDDEN = "***"
 SHORTEST_SECRET = 4
 """A shorter one would take half of every text with it."""
 LONGEST_TEXT = 20_000
-"""So much of a text is looked at where only its beginning is shown."""
+"""So much of one is looked at. Less of it is shown: no half of an id is left at this end."""
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _ESCAPED = r"(?<=\\[nrt])|(?<=%[0-9A-F][0-9A-F])"
