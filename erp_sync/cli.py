@@ -7,6 +7,7 @@ settings or credentials.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import logging
 import math
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from erp_sync.errors import ErpSyncError, Misconfigured
+from erp_sync.scrub import redact
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -53,13 +55,15 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        words = io.StringIO()
+        error.show(words)
+        click.echo(redact(words.getvalue()), err=True, nl=False)
         sys.exit(2)
     except Misconfigured as error:
-        click.echo(f"erp-sync: {error}", err=True)
+        click.echo(redact(f"erp-sync: {error}"), err=True)
         sys.exit(2)
     except ErpSyncError as error:
-        click.echo(f"erp-sync: {error.in_full()}", err=True)
+        click.echo(redact(f"erp-sync: {error.in_full()}"), err=True)
         sys.exit(1)
 
 
@@ -559,6 +563,7 @@ def profile_check(file: str, sample: int, as_json: bool) -> None:
 
     Its data stays as it is: statuses are written to the newest order in a transaction that is rolled back.
     """
+    from erp_sync.doctor.examination import shown
     from erp_sync.settings import load_settings
     from erp_sync.shop.check import check_profile
     from erp_sync.shop.database import open_shop
@@ -566,7 +571,8 @@ def profile_check(file: str, sample: int, as_json: bool) -> None:
     from erp_sync.shop.statuses import open_shop_statuses
 
     url, described = load_settings().require_shop_url(), load_profile(file)
-    findings = check_profile(open_shop(url, described), open_shop_statuses(url, described), sample=sample)
+    found = check_profile(open_shop(url, described), open_shop_statuses(url, described), sample=sample)
+    findings = [shown(finding) for finding in found]
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False))
     else:

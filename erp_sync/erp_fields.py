@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from erp_sync.models import Problem
 from erp_sync.money import cents, largest
+from erp_sync.scrub import excerpt, redact
 
 WIDTHS = {
     "C5_MENNOTA": 60,
@@ -52,8 +53,8 @@ class FieldLimits:
         return self._widths[field]
 
     def refuse(self, name: str, value: object, advice: str) -> None:
-        text = str(value)
-        self.problems.append(Problem(name, text if len(text) <= _SHOWN else text[:_SHOWN] + "...", advice))
+        text = excerpt(str(value), _SHOWN + 1)
+        self.problems.append(Problem(redact(name), text if len(text) <= _SHOWN else text[:_SHOWN] + "...", advice))
 
     def note(self, text: str) -> None:
         if text not in self.notes:

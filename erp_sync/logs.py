@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from erp_sync.cloudwatch import CloudWatchLines
-from erp_sync.scrub import redact, without_secrets
+from erp_sync.scrub import LONGEST_TEXT, redact, without_secrets
 
 Format = Literal["json", "text"]
 
@@ -39,12 +40,11 @@ FIELDS = frozenset(
 """What `extra` and `log_context` may say besides; anything else is left out."""
 LONGEST_LINE = 15_000
 """In bytes: the awslogs driver breaks a longer one in two, and neither half is JSON."""
-LONGEST_TEXT = 20_000
-"""So much of one is looked at. It does not fit into a line and is cut once more: no half of an id is left there."""
 METRICS_NAMESPACE = "erp_sync"
 MOST_VALUES = 100
 """Of one metric in a line (embedded metric format)."""
 
+logger = logging.getLogger(__name__)
 story = logging.getLogger("order_story")
 """One line per step of an order. Apart from the `erp_sync` loggers: those are copied into Dagster's event log, a
 database that should not grow with every order."""
@@ -90,7 +90,8 @@ def configure_logs(
 ) -> None:
     """Of the whole process, once more as often as settings are known better. `stream` None: stdout. Never raises.
 
-    `level` is that of erp_sync's own lines. Other libraries' are said from WARNING on.
+    `level` is that of erp_sync's own lines. Other libraries' are said from WARNING on. What nobody catches, in threads
+    too, is said here and not by the interpreter.
     """
     _state.form, _state.level = form, level
     _state.environment = environment
@@ -114,6 +115,22 @@ def configure_logs(
         for name in _DAGSTERS:
             for theirs in logging.getLogger(name).handlers:
                 theirs.setFormatter(formatter)
+    _hear_of_defects()
+
+
+def _hear_of_defects() -> None:
+    """The interpreter would print any message as it is. Somebody else's hook stays."""
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = lambda _, error, __: _defect("the process", error)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = lambda said: _defect("a thread", said.exc_value)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = lambda said: _defect("an object", said.exc_value)
+
+
+def _defect(whose: str, error: BaseException | None) -> None:
+    if not isinstance(error, SystemExit | KeyboardInterrupt):
+        logger.critical("%s ended with a defect, report it", whose, exc_info=error, extra={"event": "defect"})
 
 
 _DAGSTERS = ("dagster", "dagit", "dagster-webserver")

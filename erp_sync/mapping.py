@@ -18,6 +18,7 @@ from erp_sync.erp_fields import FieldLimits
 from erp_sync.errors import InvalidOrder
 from erp_sync.models import Address, ErpCustomer, ErpOrder, Order, OrderLine
 from erp_sync.money import Price, cents, line_value, plain, price_lines, sums
+from erp_sync.scrub import excerpt
 
 if TYPE_CHECKING:
     from erp_sync.settings import Settings
@@ -179,7 +180,8 @@ def _payment(order: Order, settings: Settings, limits: FieldLimits) -> str:
 def _carrier(order: Order, settings: Settings, limits: FieldLimits) -> str:
     carrier = settings.orders.carriers.get(order.carrier, "")
     if order.carrier and not carrier:
-        limits.note(f"C5_TRANSP: left out, carrier {order.carrier[:40]!r} is not in orders.carriers of the settings")
+        shown = excerpt(order.carrier, 40)
+        limits.note(f"C5_TRANSP: left out, carrier {shown!r} is not in orders.carriers of the settings")
     return carrier
 
 

@@ -23,6 +23,8 @@ PERSONAL_FIELDS = frozenset(
 HIDDEN = "***"
 SHORTEST_SECRET = 4
 """A shorter one would take half of every text with it."""
+LONGEST_TEXT = 20_000
+"""So much of one is looked at. Less of it is shown: no half of an id is left at this end."""
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _ESCAPED = r"(?<=\\[nrt])|(?<=%[0-9A-F][0-9A-F])"
@@ -53,14 +55,17 @@ _KEY = re.compile(
     rf"(?:(?<![\w-])|{_ESCAPED})(?:xox[a-z]|xapp|xwfp)-[\w-]{{6,}}"
     rf"|hooks\.slack\.com/\S+|(?:(?<!\w)|{_ESCAPED})(?:AKIA|ASIA)[A-Z0-9]{{16}}"
 )
-_ADDRESS_PASSWORD = re.compile(r"(://[^\s:/@]{0,200}):[^\s]{1,500}@")
+_ADDRESS_PASSWORD = re.compile(r"(://[^\s:/@]{0,200}):(?!password@host/)[^\s]{1,500}@")
+"""But for the form that our advice gives."""
 _QUOTE = r"\\{0,7}[\"']?"
 """As repr and JSON leave it, one within the other."""
 _NAMED = re.compile(
     rf"(?i)((?:authorization|cookie){_QUOTE}[ ]*[:=][ ]*)[^\r\n]+"
-    rf"|((?:password|passwd|pwd|senha|secret|access_token|refresh_token|api[_-]?key){_QUOTE}[ ]*[=:][ ]*{_QUOTE})"
-    r"(?!\*\*\*)[^\s\"'&,;}\])\\]+"
+    r"|((?:password|passwd|pwd|senha|(?<!aws-)(?<!no )(?<!\d:)secret|access_token|refresh_token|api[_-]?key)"
+    rf"{_QUOTE}[ ]*[=:][ ]*{_QUOTE})(?!\*\*\*|the secret )[^\s\"'&,;}}\])\\]+"
 )
+"""But for sentences of ours about secrets: `aws-secret:NAME`, `…names no secret: write…`, an ARN, and
+`ERP_SYNC_ERP_PASSWORD: the secret NAME…`."""
 _SQL = re.compile(r"(?is)\bselect\b.{1,2000}?\bfrom\b.*")
 _STATEMENT = re.compile(r"\[(?:SQL|parameters): [^\n]*(?:\n(?![\[(])[^\n]*)*")
 """As SQLAlchemy repeats it in an exception, with the values."""
@@ -99,6 +104,11 @@ def redact(text: str, keep: Iterable[str] = ()) -> str:
         pattern = re.compile("(" + "|".join(rf"(?<!\w){re.escape(value)}(?!\w)" for value in kept) + ")")
         return "".join(part if odd % 2 else _redacted(part) for odd, part in enumerate(pattern.split(text)))
     return _redacted(text)
+
+
+def excerpt(text: str, length: int) -> str:
+    """The beginning of `text`, redacted, at most `length` characters: half a secret, at a cut, is not recognised."""
+    return redact(text[:LONGEST_TEXT])[:length]
 
 
 def scrub(text: str, sent: Iterable[str] = ()) -> str:

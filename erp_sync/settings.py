@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import resource
 import tomllib
 from collections.abc import Collection, Iterable
 from datetime import date
@@ -496,8 +497,10 @@ class Settings(BaseSettings):
 def load_settings(**overrides: Any) -> Settings:
     """The settings of this process: overrides, then the environment, then the file that `ERP_SYNC_CONFIG` names.
 
-    Raises Misconfigured, in one line that names the setting and never shows a secret.
+    Raises Misconfigured, in one line that names the setting and never shows a secret. From here on a crash of this
+    process, or of one that it starts, dumps no core.
     """
+    _leave_no_core()
     path = os.environ.get("ERP_SYNC_CONFIG")
     in_environment = {name for name in Settings.model_fields if os.environ.get(f"ERP_SYNC_{name.upper()}")}
     values = read_toml(Path(path)) if path else {}
@@ -513,6 +516,13 @@ def load_settings(**overrides: Any) -> Settings:
         return settings
     # Out here pydantic's error, whose frames hold all that was given, is no part of this one.
     raise Misconfigured(wrong)
+
+
+def _leave_no_core() -> None:
+    """It would hold the secrets. 1 and not 0: Linux hands a core to a program (core_pattern) whatever the limit is, but
+    for that one; and a file of one byte is never begun."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (min(1, hard) if hard >= 0 else 1, hard))
 
 
 _BOT_TOKEN = r"[!-~]+"

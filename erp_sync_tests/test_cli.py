@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import requests
@@ -23,6 +24,7 @@ import sqlalchemy as sa
 import erp_sync.shop
 from erp_sync import cli
 from erp_sync.demo import Stage, stage
+from erp_sync.errors import Misconfigured, ShopUnavailable
 from erp_sync.ledger.ledger import open_ledger
 from erp_sync.ledger.migrate import migrate
 from erp_sync.models import LedgerState
@@ -480,6 +482,28 @@ def test_without_any_setting_each_command_says_what_it_needs(
         assert outcome.line.startswith(f"erp-sync: {name} is not set: ")
 
 
+def test_a_mistake_is_told_without_what_nobody_may_see_and_with_all_of_its_advice(
+    on: Stage, run: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in ("ana@example.com", "529.982.247-25"):
+        assert number not in run("run", "orders", "--number", number).line
+        assert number not in run("run", "orders", "--day", number).err
+    assert run("migrate", ERP_SYNC_LEDGER_URL="x").line == (
+        "erp-sync: ERP_SYNC_LEDGER_URL is no SQLAlchemy URL: write mysql+pymysql://user:password@host/database"
+    )
+    wrong = run("migrate", ERP_SYNC_LEDGER_URL="aws-secret:a b").line
+    assert "names no secret: write aws-secret:NAME#KEY or aws-secret:ARN#KEY; #KEY is" in wrong
+    arn = "arn:aws:secretsmanager:sa-east-1:123456789012:secret:erp_sync/production-AbCdEf"
+    monkeypatch.setitem(sys.modules, "botocore", None)
+    line = run("run", "orders", ERP_SYNC_ERP_PASSWORD=f"aws-secret:{arn}").line
+    assert f"ERP_SYNC_ERP_PASSWORD: the secret {arn} in AWS Secrets Manager cannot be asked for" in line
+
+    for kind in (ShopUnavailable, Misconfigured):
+        slip = kind("it says password=hunter2hunter2, CPF 529.982.247-25")
+        monkeypatch.setattr("erp_sync.sync.connections.open_connections", Mock(side_effect=slip))
+        assert "it says password=***, CPF ************25" in run("run", "orders").line
+
+
 def test_a_failure_in_the_middle_is_exit_1_with_the_counts(on: Stage, run: CommandLine, new_ledger: str) -> None:
     """The login works, and then every create meets a gateway without a server behind it."""
     for order in on.shop.checkout_many(3):
@@ -559,6 +583,17 @@ def test_a_column_that_is_missing_is_not_exit_0(sound_shop: str, run: CommandLin
     findings = run("profile", "check", str(broken), "--json")
     assert findings.code == 1
     assert any(finding["level"] == "error" for finding in findings.json())
+
+
+def test_a_number_that_is_an_e_mail_is_not_printed(sound_shop: str, run: CommandLine, tmp_path: Path) -> None:
+    text = LARAVEL.read_text(encoding="utf-8")
+    assert text.count("o.number AS number") == 1
+    broken = tmp_path / "broken.toml"
+    broken.write_text(text.replace("o.number AS number", "'ana@example.com' AS number"), encoding="utf-8")
+    for form in ((), ("--json",)):
+        outcome = run("profile", "check", str(broken), *form)
+        assert "number is not unique: ***" in outcome.out
+        assert "ana@" not in outcome.out
 
 
 @pytest.mark.parametrize(

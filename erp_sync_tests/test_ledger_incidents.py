@@ -107,6 +107,12 @@ def test_what_is_too_long_or_no_text_is_cut_and_never_refused(ledger: Ledger) ->
     assert negative.count == 0
 
 
+def test_a_detail_is_redacted_before_it_is_cut(ledger: Ledger) -> None:
+    ledger.report(sighting("x", detail=f"{'d' * 1991} 52998224725"))
+    [seen] = ledger.open_incidents()
+    assert (len(seen.detail), "5299" in seen.detail) == (2000, False)
+
+
 def test_many_reporters_of_many_causes_at_once_lose_nothing(database_url: str, ledger: Ledger) -> None:
     other = open_ledger(database_url)
     ledgers = (ledger, other)

@@ -186,6 +186,16 @@ def test_one_problem_each_named_with_its_value(name: str) -> None:
     assert advice in problem.advice
 
 
+def test_a_value_of_a_mistaken_column_shows_nobody_s_data() -> None:
+    wrong = replace(of_line(line_id="(11) 98888-7777", sku="ana.maria@example.com"), currency="529.982.247-25")
+    assert [(problem.field, problem.value) for problem in problems(wrong)] == [
+        ("currency", "************25"),
+        ("lines.sku (line_id ***)", "***"),
+    ]
+    (long,) = problems(of_line(sku="78912345678901234"))
+    assert long.value == "78912345678901234"
+
+
 def test_all_problems_are_told_at_once() -> None:
     wrong = replace(
         ORDER, number="", currency="USD", payment="", customer=replace(ANA, tax_id="1"), lines=(replace(LINE, sku=""),)

@@ -91,6 +91,22 @@ def test_a_mistake_is_found(
     assert [f for f in found if f.level == level and says in f.message and f.advice], found
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("WHEN 'paid' THEN 'ready'", f"WHEN 'paid' THEN '{'y' * 31} 529.982.247-25'", "state yields 'yyy"),
+        ("o.placed_at AS ordered_at", "'529.982.247-25' AS ordered_at", "cannot be read: ordered_at = '******"),
+        ("o.total AS total", "'ana@example.com' AS total", "cannot be read: total = '***'"),
+    ],
+)
+def test_no_finding_shows_whose_a_mistaken_column_is(
+    old: str, new: str, says: str, demo: DemoShop, database_url: str
+) -> None:
+    found = str(findings(database_url, orders=(old, new)))
+    assert says in found
+    assert [word for word in ("529", "982", "ana@") if word in found] == []
+
+
 def test_a_case_blind_look_for_skus_and_a_list_of_none_are_found(demo: DemoShop, database_url: str) -> None:
     assert LARAVEL.stock is not None
     stock = StockSection.model_validate(

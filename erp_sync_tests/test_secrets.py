@@ -9,6 +9,7 @@ import os
 import ssl
 import subprocess
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from erp_sync.definitions import build_definitions
 from erp_sync.doctor.installation import installation
 from erp_sync.doctor.settings import settings as settings_area
 from erp_sync.errors import ErpSyncError, Misconfigured, SecretUnavailable
+from erp_sync.logs import configure_logs
 from erp_sync.scrub import redact
 from erp_sync.settings import Settings, load_settings
 from erp_sync.sync.connections import open_connections
@@ -348,32 +350,71 @@ def test_nothing_that_dagster_shows_of_the_code_location_holds_a_secret() -> Non
 
 
 CRASH = """
-import faulthandler, os, sys, threading
-import erp_sync.cli, erp_sync.definitions
+import faulthandler, logging, os, resource, sys, threading
+import erp_sync.definitions
+from erp_sync import cli
 from erp_sync.settings import load_settings
-assert (sys.excepthook, threading.excepthook) == (sys.__excepthook__, threading.__excepthook__)
-settings = load_settings()
-print(settings, settings.require_erp()[:2])
 
-def work(password):
+_, hard = resource.getrlimit(resource.RLIMIT_CORE)
+resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+
+def work(password, words):
     faulthandler.dump_traceback()
-    if len(password) > 5:
-        raise RuntimeError("a defect")
+    raise RuntimeError("a defect of " + password + words)
 
-thread = threading.Thread(target=work, args=(settings.require_erp()[2],))
-thread.start(); thread.join()
-faulthandler.enable()
-os.abort()
+class Left:
+    def __del__(self):
+        work(*self.values)
+
+@cli.cli.command("boom")
+def boom():
+    settings = load_settings()
+    print(settings, settings.require_erp()[:2])
+    values = settings.require_erp()[2], " of ana@example.com, CPF 529.982.247-25"
+    thread = threading.Thread(target=work, args=values)
+    thread.start()
+    thread.join()
+    left = Left()
+    left.values = values
+    del left
+    child = os.fork()
+    if not child:
+        faulthandler.enable()
+        os.abort()
+    print(resource.getrlimit(resource.RLIMIT_CORE)[0], os.WCOREDUMP(os.waitpid(child, 0)[1]))
+    work(*values)
+
+cli.main()
 """
 
 
-def test_a_crash_shows_places_and_no_values() -> None:
-    """Whatever dies, and however: Python's own traces are printed, which name lines and no variables."""
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_crash_shows_places_and_no_values(form: str, tmp_path: Path) -> None:
+    """Whatever dies, and however: the log names lines and no variables, in its own form, and no memory is left."""
+    command = [sys.executable, "-c", CRASH, *(["--json-logs"] if form == "json" else []), "boom"]
     environment = {**os.environ, **SECRETS}
     done = subprocess.run(
-        [sys.executable, "-c", CRASH], env=environment, capture_output=True, text=True, check=False, timeout=60
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode < 0, done.stderr
-    assert "RuntimeError: a defect" in done.stderr
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.splitlines()[-1] in ("1 False", "0 False")
+    assert list(tmp_path.iterdir()) == []
     assert "Fatal Python error: Aborted" in done.stderr
-    assert CANARY not in done.stdout + done.stderr
+    assert done.stderr.count("in work") >= 6, "of each: where it was, and where it died"
+    if form == "json":
+        told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+        whose = ("a thread", "an object", "the process")
+        assert [line["message"] for line in told] == [f"{each} ended with a defect, report it" for each in whose]
+        assert {(line["level"], line["error_class"]) for line in told} == {("CRITICAL", "RuntimeError")}
+        assert all("RuntimeError: a defect of *** of ***, CPF ************25" in line["exception"] for line in told)
+    for hidden in (CANARY, "ana@example.com", "529.982.247-25"):
+        assert hidden not in done.stdout + done.stderr
+
+
+def test_a_hook_that_somebody_else_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks = ((sys, "excepthook"), (threading, "excepthook"), (sys, "unraisablehook"))
+    mine = [lambda *_: None for _ in hooks]
+    for (module, name), hook in zip(hooks, mine, strict=True):
+        monkeypatch.setattr(module, name, hook)
+    configure_logs("text")
+    assert [getattr(module, name) for module, name in hooks] == mine

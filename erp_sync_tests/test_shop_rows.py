@@ -203,6 +203,32 @@ def test_the_reason_names_field_value_and_what_to_do(values: dict[str, Any], say
     assert problem(read(**values)).startswith(says)
 
 
+def test_a_mistaken_column_shows_nobody_s_data() -> None:
+    """Whatever column of the profile it is: of a customer no problem says more than of a tax id the end."""
+    order = read(
+        state="529.982.247-25",
+        ordered_at="ana.maria@example.com",
+        currency="Rua das Flores, 12",
+        total="52998224725 Ana",
+        freight=Decimal("1.234"),
+        lines=[line(line_id="(11) 98888-7777", quantity="11.222.333/0001-81 und etwas")],
+    )
+    assert isinstance(order, UnreadableOrder)
+    assert [(problem.field, problem.value) for problem in order.problems] == [
+        ("ordered_at", "***"),
+        ("state", "************25"),
+        ("total", "*********25 Ana"),
+        ("quantity (line ***)", "****************81 und etwas"),
+        ("freight", "1.234"),
+    ]
+    assert "Flores" not in str(order.problems)
+
+
+@pytest.mark.parametrize("value", ["20/11/2026 10:00", "2026-02-30 10:00:00", "0000-00-00", "20261320", "12345678901"])
+def test_what_is_nobody_s_data_stays_readable(value: str) -> None:
+    assert f"ordered_at = {value!r}: is no date" in problem(read(ordered_at=value))
+
+
 def test_a_join_that_fans_out_is_noticed() -> None:
     order = RowReader(profile(), float_is_exact=False).order([header(), header()], [line()])
     assert "yields this order 2 times" in problem(order)

@@ -390,6 +390,12 @@ def reasons(outcomes: Sequence[StatusOutcome]) -> list[str]:
     return [one.why for one in outcomes]
 
 
+def test_what_the_shop_shows_instead_is_nobody_s_data(small: Small) -> None:
+    small.add("1")
+    write = "UPDATE orders SET status = 'ana@example.com' WHERE number = :number OR :status = ''"
+    assert "makes the shop show '***', not" in reasons(small.statuses(write).write([wish("1")], in_time()))[0]
+
+
 @pytest.mark.parametrize(
     "write",
     [

@@ -18,6 +18,7 @@ from sqlalchemy import Engine, event
 from erp_sync.defs.failures import latest_states
 from erp_sync.errors import Misconfigured
 from erp_sync.models import Finding
+from erp_sync.scrub import excerpt
 
 if TYPE_CHECKING:
     from erp_sync.doctor.installation import Installation
@@ -65,7 +66,7 @@ def dagster(installation: Installation, build: Build) -> Iterator[Finding]:
         message = "tables are missing in it, which Dagster makes when it starts: it never ran on it, or is newer"
         yield Finding("warning", "storage", message, "start dagster-daemon and dagster-webserver")
     except Exception as error:  # dagster's, its storage's driver's and its YAML's have no ancestor in common
-        what = str(error).partition("\n")[0][:200]
+        what = excerpt(str(error), 200).partition("\n")[0]
         message = f"cannot be used: {type(error).__name__}: {what}"
         yield Finding("error", "storage", message, "correct storage: in dagster.yaml, and see that it answers")
 

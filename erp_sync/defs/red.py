@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from erp_sync.errors import ErpSyncError
-from erp_sync.scrub import redact
+from erp_sync.scrub import excerpt, redact
 
 
 def red(failure: Exception) -> dg.Failure:
@@ -18,7 +18,7 @@ def red(failure: Exception) -> dg.Failure:
     if isinstance(failure, ErpSyncError):
         return dg.Failure(description=redact(failure.in_full()), metadata={"cause": cause})
     stack = redact("".join(traceback.format_tb(failure.__traceback__)))
-    what = f"a defect, report it: {cause}: {redact(str(failure))[:500]}"
+    what = f"a defect, report it: {cause}: {excerpt(str(failure), 500)}"
     return dg.Failure(description=what, metadata={"cause": cause, "stack": stack[-8000:]})
 
 

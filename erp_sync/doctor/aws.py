@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from erp_sync.doctor.installation import Installation
 from erp_sync.models import Finding
+from erp_sync.scrub import excerpt
 
 
 def aws(installation: Installation) -> Iterator[Finding]:
@@ -46,4 +47,4 @@ def aws(installation: Installation) -> Iterator[Finding]:
 
 def _why(error: Exception) -> str:
     code = getattr(error, "response", {}).get("Error", {}).get("Code")
-    return str(code or error)[:200]
+    return excerpt(str(code or error), 200)

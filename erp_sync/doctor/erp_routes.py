@@ -24,6 +24,7 @@ from erp_sync.erp.protheus import Protheus
 from erp_sync.erp.refusal import read_refusal
 from erp_sync.errors import ErpSyncError, ErpUnavailable, Misconfigured
 from erp_sync.models import Finding
+from erp_sync.scrub import excerpt
 from erp_sync.settings import Settings
 
 NOWHERE = "/erp-sync-doctor/nenhum"
@@ -43,7 +44,7 @@ def routes(client: ErpClient, settings: Settings) -> Iterator[Finding]:
         answer = _knock(client, path)
         made = answer.fields().get(proof) if isinstance(answer, Answer) and answer.is_success else None
         if made:
-            message = f"{path} answers {str(made)[:20]} to a request without content"
+            message = f"{path} answers {excerpt(str(made), 20)} to a request without content"
             yield Finding("error", setting, message, "look at that record in the ERP: its service must refuse this")
         else:
             yield _finding(setting, path, answer, unknown, "it refuses what is empty")
@@ -66,7 +67,7 @@ def _cancel(client: ErpClient, settings: Settings, unknown: Answer) -> Finding:
     answer = _knock(client, path, body)
     form = answer.fields().get("forma") if isinstance(answer, Answer) and answer.is_success else None
     if form and form != "inexistente":
-        message = f"says {str(form)[:20]!r} of an order {number} that does not exist"
+        message = f"says {excerpt(str(form), 20)!r} of an order {number} that does not exist"
         return Finding(
             "error", setting, message, "look in the ERP for what was cancelled just now, and have it corrected"
         )

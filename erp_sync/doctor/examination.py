@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from erp_sync.doctor.installation import Installation
 from erp_sync.errors import ErpSyncError
 from erp_sync.models import Finding
-from erp_sync.scrub import redact
+from erp_sync.scrub import excerpt, redact
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def examine(
             left.remove(ended.get(timeout=max(give_up - time.monotonic(), 0.001)))
         except queue.Empty:
             break
-    lines = {name: [_shown(finding) for finding in list(findings)] for name, findings in found.items()}
+    lines = {name: [shown(finding) for finding in list(findings)] for name, findings in found.items()}
     for name in left:
         message = f"not all of it could be looked at within {seconds:.0f} s"
         lines[name].append(Finding("error", name, message, "see why it is so slow, and look again"))
@@ -66,13 +66,13 @@ def _look(
         found.append(Finding("error", name, str(error), "correct it, or wait until it is back, and look again"))
     except Exception as defect:
         logger.info("doctor: %s", name, exc_info=True)
-        message = f"cannot be looked at: {type(defect).__name__}: {str(defect)[:200]}"
+        message = f"cannot be looked at: {type(defect).__name__}: {excerpt(str(defect), 200)}"
         found.append(Finding("error", name, message, "report this defect"))
     finally:
         ended.put(name)
 
 
-def _shown(finding: Finding) -> Finding:
+def shown(finding: Finding) -> Finding:
     """An outsider's text, such as a server's, may be in it."""
     return Finding(finding.level, finding.subject, redact(finding.message), redact(finding.advice))
 

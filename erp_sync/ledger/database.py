@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from erp_sync.database_url import check_database, parse_url, tls_context, tls_refusal
 from erp_sync.errors import ErpSyncError, LedgerUnavailable, Misconfigured
+from erp_sync.scrub import excerpt
 
 logger = logging.getLogger(__name__)
 
@@ -226,4 +227,4 @@ def _code(error: DBAPIError | PoolTimeout) -> int:
 
 def _text(error: DBAPIError | PoolTimeout) -> str:
     args = getattr(getattr(error, "orig", None), "args", ())
-    return " ".join(str(args[-1] if args else error).split())[:300]
+    return " ".join(excerpt(str(args[-1] if args else error), 300).split())

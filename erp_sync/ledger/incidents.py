@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from erp_sync.ledger.part import LedgerPart
 from erp_sync.ledger.tables import ID_LENGTH, incidents
 from erp_sync.models import CAUSE_LENGTH, Incident, Sighting
+from erp_sync.scrub import excerpt
 
 DETAIL_LENGTH = 2000
 SAMPLES = 5
@@ -125,7 +126,7 @@ def _fitting(sighting: Sighting) -> dict[str, Any]:
     return values | {
         "kind": sighting.kind[:CAUSE_LENGTH],
         "subject": sighting.subject[:ID_LENGTH],
-        "detail": sighting.detail[:DETAIL_LENGTH],
+        "detail": excerpt(sighting.detail, DETAIL_LENGTH),
         "count": min(max(sighting.count, 0), LARGEST),
         "sample": tuple(text[:ID_LENGTH].encode("utf-8", "replace").decode() for text in sighting.sample[:SAMPLES]),
         "run_id": sighting.run_id[:ID_LENGTH],

@@ -17,6 +17,7 @@ from erp_sync.database_server import encryption
 from erp_sync.database_url import is_local
 from erp_sync.errors import Misconfigured, ShopUnavailable
 from erp_sync.models import Finding, Order, ShopState, UnreadableOrder
+from erp_sync.scrub import excerpt
 from erp_sync.shop.connection import is_verified
 from erp_sync.shop.database import HEAD, LINES, ORDERS, Query, Shop
 from erp_sync.shop.indexes import missing_index
@@ -139,7 +140,7 @@ def _states(rows: Sequence[Row]) -> Iterator[Finding]:
     known = {str(state) for state in ShopState}
     for state in sorted({plain(row["state"]) for row in rows} - known):
         advice = "let the CASE yield ready, waiting, cancelled or closed for it"
-        yield Finding("error", ORDERS, f"state yields {state[:40]!r}", advice)
+        yield Finding("error", ORDERS, f"state yields {excerpt(state, 40)!r}", advice)
     if not any(row["state"] == ShopState.READY for row in rows):
         message = f"none of the last {len(rows)} orders is ready, so totals could not be checked"
         yield Finding("warning", ORDERS, message, "make sure that the CASE of state yields ready for a finalized order")

@@ -11,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from erp_sync.database_url import check_database, parse_url, tls_context, tls_refusal
 from erp_sync.errors import ErpSyncError, Misconfigured, ShopUnavailable
+from erp_sync.scrub import excerpt
 from erp_sync.shop.profile import Profile
 
 CONNECT_SECONDS = 10
@@ -168,7 +169,7 @@ def _code(error: DBAPIError) -> int:
 
 def _text(error: DBAPIError) -> str:
     args = getattr(error.orig, "args", ())
-    return " ".join(str(args[-1] if args else error.orig).split())[:300]
+    return " ".join(excerpt(str(args[-1] if args else error.orig), 300).split())
 
 
 def _reason(error: OSError) -> str:

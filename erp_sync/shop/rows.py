@@ -23,6 +23,7 @@ from erp_sync.models import (
     ShopState,
     UnreadableOrder,
 )
+from erp_sync.scrub import excerpt, redact
 from erp_sync.shop.profile import Profile
 
 Row = Mapping[Any, Any]
@@ -103,7 +104,7 @@ class RowReader:
         notes = self._text(row, "notes", problems)
         order_id = key_text(row["order_id"])
         if problems or state is None or total is None or ordered_at is None or day is None:
-            return UnreadableOrder(order_id, number, day, tuple(problems))
+            return UnreadableOrder(order_id, number, day, tuple(map(_shown, problems)))
         return Order(
             order_id=order_id,
             number=number,
@@ -205,11 +206,11 @@ class RowReader:
             try:
                 number = Decimal(value.strip() if isinstance(value, str) else value)
             except (InvalidOperation, TypeError, ValueError):
-                problems.append(Problem(field, _short(value), "is no number: correct it in the shop"))
+                problems.append(Problem(field, str(value), "is no number: correct it in the shop"))
                 return None
         if not number.is_finite() or abs(number.adjusted()) > 15 or number.normalize() != number:
             advice = "is no number that money or quantities can be counted in: correct it, or ROUND it in the profile"
-            problems.append(Problem(field, _short(value), advice))
+            problems.append(Problem(field, str(value), advice))
             return None
         return _fewest_decimals(number)
 
@@ -247,7 +248,7 @@ class RowReader:
             return ordered_at, ordered_at.astimezone(business).date() if ordered_at else None
         except OverflowError:
             advice = "is no date and time: correct it in the shop or the profile"
-            problems.append(Problem("ordered_at", _short(value), advice))
+            problems.append(Problem("ordered_at", str(value), advice))
             return None, None
 
     def _instant(self, row: Row, field: str, zone: ZoneInfo, problems: list[Problem]) -> datetime | None:
@@ -264,7 +265,7 @@ class RowReader:
                 raise TypeError
             return (value if value.tzinfo else value.replace(tzinfo=zone)).astimezone(UTC)
         except (ValueError, TypeError, OverflowError):
-            problems.append(Problem(field, _short(value), "is no date and time: correct it in the shop or the profile"))
+            problems.append(Problem(field, str(value), "is no date and time: correct it in the shop or the profile"))
             return None
 
 
@@ -298,8 +299,10 @@ def _fewest_decimals(number: Decimal) -> Decimal:
     return number.quantize(Decimal(1)) if number == number.to_integral_value() else number.normalize()
 
 
-def _short(value: object) -> str:
-    return str(value)[:40]
+def _shown(problem: Problem) -> Problem:
+    """A column of the profile may be mistaken, and anything stand in it. A line's id and the currency are of the shop
+    too."""
+    return Problem(redact(problem.field), excerpt(problem.value, 40), redact(problem.advice))
 
 
 def _has_problem(problems: Sequence[Problem], field: str) -> bool:

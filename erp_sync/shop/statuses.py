@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from erp_sync.errors import Misconfigured
+from erp_sync.scrub import excerpt
 from erp_sync.shop.connection import shop_engine
 from erp_sync.shop.profile import Profile, StatusSection
 from erp_sync.shop.rows import plain
@@ -157,9 +158,8 @@ class ShopStatuses:
         shown = after[0] if len(after) == 1 else ""
         if shown != value:
             # Whatever the statements changed instead is rolled back.
-            raise NoEffect(
-                f"[status] write makes the shop show {shown[:40]!r}, not {value!r}: correct its WHERE and SET"
-            )
+            instead = excerpt(shown, 40)
+            raise NoEffect(f"[status] write makes the shop show {instead!r}, not {value!r}: correct its WHERE and SET")
         seen.setdefault(wanted.number, found)
         return StatusOutcome(Outcome.WRITTEN, value)
 

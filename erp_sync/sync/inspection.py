@@ -17,6 +17,7 @@ from erp_sync.erp.generic_query import GenericQuery
 from erp_sync.errors import Misconfigured
 from erp_sync.ledger.health import SAMPLE
 from erp_sync.models import Order, OrderHead, Severity, ShopState
+from erp_sync.scrub import excerpt
 from erp_sync.sync.findings import Finding, fine
 from erp_sync.sync.health import WARN_AFTER
 from erp_sync.sync.needed import needed_queries, usable_products
@@ -219,4 +220,4 @@ class Inspection:
 
 
 def _most_used(values: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(value[:FIELD_WIDTH] or "(empty)" for value, _ in Counter(values).most_common(SAMPLE))
+    return tuple(excerpt(value, FIELD_WIDTH) or "(empty)" for value, _ in Counter(values).most_common(SAMPLE))

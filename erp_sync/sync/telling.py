@@ -19,6 +19,7 @@ from erp_sync import nfe_key
 from erp_sync.ledger.status_entry import StatusChange, StatusEntry, StatusEvent, stored
 from erp_sync.models import Cancellation, Invoice, OrderStatus, Problem
 from erp_sync.order_status import ENDED, goes_back
+from erp_sync.scrub import excerpt
 from erp_sync.shop.statuses import Outcome, StatusOutcome, StatusWrite
 from erp_sync.sync.problems import NFE_KEY, SHOP_STATUS, problem_of, with_problem
 from erp_sync.sync.results import StatusesResult
@@ -208,7 +209,7 @@ class Teller:
 
     @staticmethod
     def _problem(entry: StatusEntry, value: str, outcome: StatusOutcome) -> Problem | None:
-        present = outcome.present[:60]
+        present = excerpt(outcome.present, 60)
         match outcome.outcome:
             case Outcome.KEPT if entry.cancellation is not Cancellation.NONE:
                 return None  # the shop cancelled it: that the ERP is not there yet is the cancellation's business

@@ -206,7 +206,7 @@ class _Encrypted(Exception):
 
 
 def _no_password() -> str:
-    raise _Encrypted("the key has a password: give one without")
+    raise _Encrypted("the key has a password, give one without")
 
 
 def _listen(listening: Listening) -> socket.socket:
