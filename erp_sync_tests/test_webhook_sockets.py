@@ -253,8 +253,9 @@ def test_slow_clients_are_not_waited_for(hasty: int) -> None:
     assert max(took.values()) < 4.5, took
 
 
-def test_who_does_not_read_the_answers_is_left(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
-    monkeypatch.setattr(serving_module, "REQUEST_SECONDS", 0.3)
+@pytest.fixture
+def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For answers that nobody reads."""
     listen = serving_module._listen
 
     def with_little_room(listening: Listening) -> socket.socket:
@@ -263,14 +264,28 @@ def test_who_does_not_read_the_answers_is_left(monkeypatch: pytest.MonkeyPatch, 
         return listener
 
     monkeypatch.setattr(serving_module, "_listen", with_little_room)
-    with serving(receiver(settings(), ledger)) as url, socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        connection.settimeout(10)
-        connection.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+
+
+def _unread(port: int, seconds: float) -> socket.socket:
+    """A sender of requests that reads no answer, once it is left, or nothing more is taken of it for so long."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    connection.settimeout(10)
+    connection.connect(("127.0.0.1", port))
+    connection.settimeout(seconds)
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while True:
+            connection.sendall(raw("nobody", JSON, b"{}", ends=False) * 1000)
+    return connection
+
+
+@pytest.mark.usefixtures("little_room")
+def test_who_does_not_read_the_answers_is_left(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    monkeypatch.setattr(serving_module, "REQUEST_SECONDS", 0.3)
+    with serving(receiver(settings(), ledger)) as url:
         started = time.monotonic()
-        with pytest.raises(ConnectionError):
-            while time.monotonic() - started < 6:
-                connection.sendall(raw("nobody", JSON, b"{}", ends=False) * 1000)
+        _unread(int(url.rpartition(":")[2]), 6).close()
+        assert time.monotonic() - started < 6
         assert good(url).status_code == 202
 
 
@@ -282,16 +297,96 @@ def test_a_client_that_hangs_up_half_way_is_no_defect(hasty: int, ledger: Ledger
     assert len(stored(ledger)) == before + 1
 
 
-def test_one_connection_too_many_ends_the_one_that_says_nothing_for_the_longest(
+def test_one_connection_too_many_ends_the_one_that_owes_its_request_for_the_longest(
     monkeypatch: pytest.MonkeyPatch, ledger: Ledger
 ) -> None:
     monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 5)
     with serving(receiver(settings(), ledger)) as url:
         port = int(url.rpartition(":")[2])
+        first = connect(port)
         busy = begun(port, BODY)
-        idle = [connect(port) for _ in range(5)]
-        assert until_closed(idle[0]) == b""
+        others = [connect(port) for _ in range(4)]
+        assert until_closed(first) == b""
         busy.sendall(BODY)
         assert until_closed(busy)[9:12] in (b"200", b"202")
-        for connection in idle:
+        for connection in others:
+            connection.close()
+
+
+def test_headers_without_a_body_keep_nobody_out(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    """Whoever sends them needs no secret, and may be faster than a genuine sender far away."""
+    monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 8)
+    with serving(receiver(settings(), ledger)) as url:
+        port = int(url.rpartition(":")[2])
+        strangers = [begun(port, b"x" * 71) for _ in range(8)]
+        assert good(url).status_code == 202
+        strangers.append(begun(port, b"x" * 71))
+        genuine = connect(port)
+        strangers += [begun(port, b"x" * 71) for _ in range(6)]
+        body = order_body()
+        genuine.sendall(raw("loja", spatie(body), b"", length=len(body)))
+        strangers.append(begun(port, b"x" * 71))
+        genuine.sendall(body)
+        assert until_closed(genuine).startswith(b"HTTP/1.1 202 ")
+        assert until_closed(strangers[0]) == b""
+        for stranger in strangers[1:]:
+            stranger.close()
+
+
+def test_a_request_that_is_complete_is_answered_however_many_come(
+    monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 3)
+    stored_now, go_on = threading.Event(), threading.Event()
+
+    def notify(_hint: object) -> None:
+        stored_now.set()
+        go_on.wait(1)
+
+    body = order_body()
+    with serving(receiver(settings(), ledger, notify=notify)) as url:
+        port = int(url.rpartition(":")[2])
+        genuine = connect(port, raw("loja", spatie(body), body))
+        assert stored_now.wait(5)
+        strangers = [connect(port) for _ in range(6)]
+        assert until_closed(strangers[0]) == b""
+        go_on.set()
+        assert until_closed(genuine).startswith(b"HTTP/1.1 202 ")
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_many_that_come_at_once_are_not_more_than_those_that_come_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 5)
+    busy, go_on = threading.Event(), threading.Event()
+
+    def clock() -> float:
+        busy.set()
+        go_on.wait(5)
+        return time.time()
+
+    with serving(receiver(settings(), ledger, clock=clock)) as url:
+        port = int(url.rpartition(":")[2])
+        genuine = connect(port, raw("loja", spatie(BODY), BODY))
+        assert busy.wait(5)
+        many = [connect(port) for _ in range(40)]
+        go_on.set()
+        assert until_closed(genuine)[9:12] in (b"200", b"202")
+        started = time.monotonic()
+        for connection in many[:35]:
+            assert until_closed(connection) == b""
+        assert time.monotonic() - started < 4, "none of them waited for its time to end"
+        for connection in many[35:]:
+            connection.close()
+
+
+@pytest.mark.usefixtures("little_room")
+def test_who_does_not_read_the_answers_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 2)
+    with serving(receiver(settings(), ledger)) as url:
+        unread = [_unread(int(url.rpartition(":")[2]), 0.3) for _ in range(2)]
+        assert good(url).status_code == 202
+        for connection in unread:
             connection.close()
