@@ -253,9 +253,8 @@ def test_slow_clients_are_not_waited_for(hasty: int) -> None:
     assert max(took.values()) < 4.5, took
 
 
-@pytest.fixture
-def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For answers that nobody reads."""
+def test_who_does_not_read_the_answers_is_left(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    monkeypatch.setattr(serving_module, "REQUEST_SECONDS", 0.3)
     listen = serving_module._listen
 
     def with_little_room(listening: Listening) -> socket.socket:
@@ -264,28 +263,14 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
         return listener
 
     monkeypatch.setattr(serving_module, "_listen", with_little_room)
-
-
-def _unread(port: int, seconds: float) -> socket.socket:
-    """A sender of requests that reads no answer, once it is left, or nothing more is taken of it for so long."""
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    connection.settimeout(10)
-    connection.connect(("127.0.0.1", port))
-    connection.settimeout(seconds)
-    with contextlib.suppress(TimeoutError, ConnectionError):
-        while True:
-            connection.sendall(raw("nobody", JSON, b"{}", ends=False) * 1000)
-    return connection
-
-
-@pytest.mark.usefixtures("little_room")
-def test_who_does_not_read_the_answers_is_left(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
-    monkeypatch.setattr(serving_module, "REQUEST_SECONDS", 0.3)
-    with serving(receiver(settings(), ledger)) as url:
+    with serving(receiver(settings(), ledger)) as url, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", int(url.rpartition(":")[2])))
         started = time.monotonic()
-        _unread(int(url.rpartition(":")[2]), 6).close()
-        assert time.monotonic() - started < 6
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - started < 6:
+                connection.sendall(raw("nobody", JSON, b"{}", ends=False) * 1000)
         assert good(url).status_code == 202
 
 
@@ -356,23 +341,33 @@ def test_a_request_that_is_complete_is_answered_however_many_come(
             stranger.close()
 
 
+class _Held:
+    """A clock in the receiver's loop, which it holds from `hold` on, once it is asked, until `go_on`."""
+
+    def __init__(self) -> None:
+        self.held, self._free = threading.Event(), threading.Event()
+        self._free.set()
+        self.hold, self.go_on = self._free.clear, self._free.set
+
+    def __call__(self) -> float:
+        if not self._free.is_set():
+            self.held.set()
+            self._free.wait(5)
+        return time.time()
+
+
 def test_many_that_come_at_once_are_not_more_than_those_that_come_one_by_one(
     monkeypatch: pytest.MonkeyPatch, ledger: Ledger
 ) -> None:
     monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 5)
-    busy, go_on = threading.Event(), threading.Event()
-
-    def clock() -> float:
-        busy.set()
-        go_on.wait(5)
-        return time.time()
-
+    clock = _Held()
     with serving(receiver(settings(), ledger, clock=clock)) as url:
         port = int(url.rpartition(":")[2])
+        clock.hold()
         genuine = connect(port, raw("loja", spatie(BODY), BODY))
-        assert busy.wait(5)
+        assert clock.held.wait(5)
         many = [connect(port) for _ in range(40)]
-        go_on.set()
+        clock.go_on()
         assert until_closed(genuine)[9:12] in (b"200", b"202")
         started = time.monotonic()
         for connection in many[:35]:
@@ -382,11 +377,21 @@ def test_many_that_come_at_once_are_not_more_than_those_that_come_one_by_one(
             connection.close()
 
 
-@pytest.mark.usefixtures("little_room")
-def test_who_does_not_read_the_answers_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+def test_who_asks_on_before_the_answer_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
     monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 2)
-    with serving(receiver(settings(), ledger)) as url:
-        unread = [_unread(int(url.rpartition(":")[2]), 0.3) for _ in range(2)]
-        assert good(url).status_code == 202
-        for connection in unread:
-            connection.close()
+    clock, forged = _Held(), raw("nobody", JSON, b"{}", ends=False)
+    with serving(receiver(settings(), ledger, clock=clock)) as url:
+        port = int(url.rpartition(":")[2])
+        strangers = [connect(port, forged) for _ in range(2)]
+        for stranger in strangers:
+            assert stranger.recv(65536).startswith(b"HTTP/1.1 401 ")
+        clock.hold()
+        for stranger in strangers:
+            stranger.sendall(forged * 200)
+        assert clock.held.wait(5)
+        body = order_body()
+        genuine = connect(port, raw("loja", spatie(body), body))
+        clock.go_on()
+        assert until_closed(genuine).startswith(b"HTTP/1.1 202 ")
+        for stranger in strangers:
+            stranger.close()

@@ -124,23 +124,27 @@ class WebhookServer(uvicorn.Server):
 class _Impatient(H11Protocol):
     """A connection that is given HEAD_SECONDS for each request's headers and REQUEST_SECONDS for the rest of it,
     however its bytes trickle in. One too many ends the one that has owed us its request for the longest, be it headers
-    or body: headers alone are as cheap for a stranger as none, and who is honest sends all of it at once."""
+    or body: headers alone are as cheap for a stranger as none, and who is honest sends all of it at once. One whose
+    request is complete is not ended, unless it sends another before the answer, as in floods alone."""
 
     _patience: asyncio.TimerHandle | None = None
     _served: object = None
     _owes_since = 0.0
+    _asks_on = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait_for_request()
         if len(self.connections) > MOST_CONNECTIONS:
             all_of_them: Any = self.connections
-            others: list[_Impatient] = [one for one in all_of_them if one is not self and one._keeps_us_waiting()]
+            others: list[_Impatient] = [one for one in all_of_them if one is not self and one._may_be_ended()]
             # Without others, everybody waits for us, and that does not take long.
             min(others, key=lambda one: one._owes_since, default=self)._give_up()
 
     def handle_events(self) -> None:
         super().handle_events()
+        # What is left unread is another request, before this one is answered.
+        self._asks_on = self.flow.read_paused
         if self.cycle is not self._served:
             self._served = self.cycle
             if not self.cycle.response_complete:
@@ -154,10 +158,11 @@ class _Impatient(H11Protocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
-    def _keeps_us_waiting(self) -> bool:
-        """For a request, or by not reading the answers."""
+    def _may_be_ended(self) -> bool:
+        """It owes a request, or asks on before it has its answer; and is not given up yet."""
         cycle = self.cycle
-        return cycle is None or cycle.response_complete or cycle.more_body or self.flow.write_paused
+        owes = cycle is None or cycle.response_complete or cycle.more_body
+        return self._patience is not None and (owes or self._asks_on)
 
     def _wait_for_request(self) -> None:
         self._owes_since = self.loop.time()
@@ -173,8 +178,8 @@ class _Impatient(H11Protocol):
             self._patience = None
 
     def _give_up(self) -> None:
-        # At once, and not when it is closed: of many that come at the same time, each ends another one.
-        self.connections.discard(self)
+        # Before it is closed: of many that come at the same time, each is to end another one.
+        self._stop_waiting()
         self.transport.abort()
 
 
