@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -58,7 +59,7 @@ def status(setting: Place, day: date) -> str:
 
 def test_each_day_of_a_minute_is_one_observation_with_figures_that_plot(setting: Place) -> None:
     yesterday = today() - timedelta(days=1)
-    observations = Observations(lambda: setting.instance)
+    observations = Observations()
     observations.note(done(today(), yesterday, refused=1))
     until("told", lambda: observed(setting.instance, today()) and observed(setting.instance, yesterday), 10)
     observations.note(done(today(), sent=5))
@@ -80,7 +81,7 @@ def test_a_red_day_stays_red_and_no_day_turns_green(setting: Place) -> None:
         setting.on.erp.restart()
     assert (status(setting, red), status(setting, untouched)) == ("failed", "missing")
     before = setting.instance.get_latest_materialization_event(ERP_ORDERS)
-    observations = Observations(lambda: setting.instance)
+    observations = Observations()
     observations.note(done(red, untouched))
     observations.close()
     assert observed(setting.instance, red)
@@ -102,7 +103,7 @@ def test_a_storage_that_is_away_or_slow_keeps_nobody_waiting_and_loses_no_figure
             asked.set()
             stuck.wait(10)
             raise ConnectionError("s3cr3t")
-        return setting.instance
+        return dg.DagsterInstance.get()
 
     observations = Observations(instance, retry=0.05)
     started = time.monotonic()
@@ -118,9 +119,56 @@ def test_a_storage_that_is_away_or_slow_keeps_nobody_waiting_and_loses_no_figure
     assert "s3cr3t" not in caplog.text
 
 
+def test_what_is_noted_while_something_is_told_is_told_before_the_end(setting: Place) -> None:
+    day, told, go_on = today() - timedelta(days=8), threading.Event(), threading.Event()
+
+    def instance() -> dg.DagsterInstance:
+        told.set()
+        go_on.wait(10)
+        return dg.DagsterInstance.get()
+
+    observations = Observations(instance)
+    observations.note(done(day, sent=1))
+    assert told.wait(5)
+    observations.note(done(day, sent=2))
+    threading.Timer(0.1, go_on.set).start()
+    observations.close()
+    assert [one["orders_sent"] for one in observed(setting.instance, day)] == [2, 1]
+
+
+def test_one_instance_is_kept_until_it_fails(setting: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    day = today() - timedelta(days=9)
+    made: list[dg.DagsterInstance] = []
+    left: list[dg.DagsterInstance] = []
+    genuine = dg.DagsterInstance.dispose
+
+    def instance() -> dg.DagsterInstance:
+        made.append(dg.DagsterInstance.get())
+        return made[-1]
+
+    def told(times: int) -> bool:
+        return len(observed(setting.instance, day)) == times
+
+    def dispose(one: dg.DagsterInstance) -> None:
+        left.append(one)
+        genuine(one)
+
+    monkeypatch.setattr(dg.DagsterInstance, "dispose", dispose)
+    observations = Observations(instance, retry=0.05)
+    for times in (1, 2, 3):
+        if times == 3:
+            monkeypatch.setattr(made[0], "report_runless_asset_event", None)
+        observations.note(done(day, sent=times))
+        until("told", partial(told, times), 10)
+        assert len(made) == (1 if times < 3 else 2)
+    assert left == made[:1]
+    observations.close()
+    assert left == made
+
+
 def test_old_observations_go_with_the_nightly_retention(setting: Place) -> None:
     day = today() - timedelta(days=6)
-    observations = Observations(lambda: setting.instance)
+    observations = Observations()
     observations.note(done(day, sent=1))
     until("told", lambda: observed(setting.instance, day), 10)
     observations.note(done(day, sent=2))

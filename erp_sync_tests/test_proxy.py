@@ -31,8 +31,10 @@ from websockets.typing import Origin, Subprotocol
 
 from erp_sync.demo import environment
 from erp_sync_tests.live import dagster_home, free_port, until
-from erp_sync_tests.proxy import ANALYSTS, HOOKS, OPS, PASSWORD, Answer, Proxy, basic
+from erp_sync_tests.proxy import ANALYSTS, CONFIGURATION, HOOKS, OPS, PASSWORD, Answer, Proxy, basic
+from erp_sync_tests.test_container import CONTAINERS
 from erp_sync_tests.test_ui import ARGUMENTS, CHROMIUM, PATIENCE, WINDOW
+from erp_sync_tests.webhooks import Command, raw
 
 LAUNCH = (
     'mutation{launchRun(executionParams:{selector:{repositoryLocationName:"erp_sync",repositoryName:"__repository__",'
@@ -320,6 +322,21 @@ def test_webhooks_pass_whole_small_and_with_one_trusted_hop(tmp_path: Path, rece
                     pass
                 assert time.monotonic() - started < 5, "who dawdles is let go"
         assert receiver.heard == [], "none of them held the receiver"
+
+
+def test_the_receiver_as_it_is_started_beside_the_proxy_notes_who_came_to_that(tmp_path: Path) -> None:
+    program = CONTAINERS["webhook"]["Command"]
+    assert f"#   {' '.join(program)}  " in CONFIGURATION.read_text()
+    command = Command(tmp_path, f"sqlite:///{tmp_path / 'none.sqlite'}", *program[2:])
+    try:
+        with Proxy(tmp_path / "proxy", free_port(), free_port(), command.port) as proxy:
+            plain = socket.create_connection(("127.0.0.1", proxy.port), 20, ("127.0.0.2", 0))
+            with proxy.tls.wrap_socket(plain, server_hostname=HOOKS) as connection:
+                connection.sendall(raw("loja", JSON, b"{}").replace(b"host: t", b"host: " + HOOKS.encode()))
+                assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+        assert [line["peer"] for line in command.lines if "peer" in line] == ["127.0.0.2"]
+    finally:
+        command.close()
 
 
 def _begun() -> bytes:

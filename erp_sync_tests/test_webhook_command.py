@@ -99,6 +99,31 @@ def test_connections_that_never_speak_tls_take_little_room(
         command.close()
 
 
+def test_one_handshake_too_many_ends_the_oldest_and_no_connection(
+    authority: Authority, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "MOST_HANDSHAKES", 5)
+    certificate, key = authority.issue(tmp_path, "localhost")
+    with serving(receiver(settings(), ledger), Listening(port=0, tls_cert=certificate, tls_key=key)) as url:
+        port = int(url.rpartition(":")[2])
+        context = ssl.create_default_context(cafile=str(authority.bundle))
+        genuine = context.wrap_socket(connect(port), server_hostname="localhost")
+        silent = [connect(port) for _ in range(6)]
+        started = time.monotonic()
+        assert until_closed(silent[0]) == b""
+        assert good(url, verify=str(authority.bundle)).status_code == 202
+        assert until_closed(silent[1]) == b""
+        assert time.monotonic() - started < 4, "none of them waited for its time to end"
+        silent[2].settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            until_closed(silent[2])
+        body = order_body()
+        genuine.sendall(raw("loja", spatie(body), body))
+        assert until_closed(genuine).startswith(b"HTTP/1.1 202 ")
+        for connection in silent:
+            connection.close()
+
+
 @pytest.mark.parametrize(
     ("trusted", "given", "named"),
     [

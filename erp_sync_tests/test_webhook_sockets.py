@@ -282,16 +282,116 @@ def test_a_client_that_hangs_up_half_way_is_no_defect(hasty: int, ledger: Ledger
     assert len(stored(ledger)) == before + 1
 
 
-def test_one_connection_too_many_ends_the_one_that_says_nothing_for_the_longest(
+def test_one_connection_too_many_ends_the_one_that_owes_its_request_for_the_longest(
     monkeypatch: pytest.MonkeyPatch, ledger: Ledger
 ) -> None:
     monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 5)
     with serving(receiver(settings(), ledger)) as url:
         port = int(url.rpartition(":")[2])
+        first = connect(port)
         busy = begun(port, BODY)
-        idle = [connect(port) for _ in range(5)]
-        assert until_closed(idle[0]) == b""
+        others = [connect(port) for _ in range(4)]
+        assert until_closed(first) == b""
         busy.sendall(BODY)
         assert until_closed(busy)[9:12] in (b"200", b"202")
-        for connection in idle:
+        for connection in others:
             connection.close()
+
+
+def test_headers_without_a_body_keep_nobody_out(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    """Whoever sends them needs no secret, and may be faster than a genuine sender far away."""
+    monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 8)
+    with serving(receiver(settings(), ledger)) as url:
+        port = int(url.rpartition(":")[2])
+        strangers = [begun(port, b"x" * 71) for _ in range(8)]
+        assert good(url).status_code == 202
+        strangers.append(begun(port, b"x" * 71))
+        genuine = connect(port)
+        strangers += [begun(port, b"x" * 71) for _ in range(6)]
+        body = order_body()
+        genuine.sendall(raw("loja", spatie(body), b"", length=len(body)))
+        strangers.append(begun(port, b"x" * 71))
+        genuine.sendall(body)
+        assert until_closed(genuine).startswith(b"HTTP/1.1 202 ")
+        assert until_closed(strangers[0]) == b""
+        for stranger in strangers[1:]:
+            stranger.close()
+
+
+def test_a_request_that_is_complete_is_answered_however_many_come(
+    monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 3)
+    stored_now, go_on = threading.Event(), threading.Event()
+
+    def notify(_hint: object) -> None:
+        stored_now.set()
+        go_on.wait(1)
+
+    body = order_body()
+    with serving(receiver(settings(), ledger, notify=notify)) as url:
+        port = int(url.rpartition(":")[2])
+        genuine = connect(port, raw("loja", spatie(body), body))
+        assert stored_now.wait(5)
+        strangers = [connect(port) for _ in range(6)]
+        assert until_closed(strangers[0]) == b""
+        go_on.set()
+        assert until_closed(genuine).startswith(b"HTTP/1.1 202 ")
+        for stranger in strangers:
+            stranger.close()
+
+
+class _Held:
+    """A clock in the receiver's loop, which it holds from `hold` on, once it is asked, until `go_on`."""
+
+    def __init__(self) -> None:
+        self.held, self._free = threading.Event(), threading.Event()
+        self._free.set()
+        self.hold, self.go_on = self._free.clear, self._free.set
+
+    def __call__(self) -> float:
+        if not self._free.is_set():
+            self.held.set()
+            self._free.wait(5)
+        return time.time()
+
+
+def test_many_that_come_at_once_are_not_more_than_those_that_come_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 5)
+    clock = _Held()
+    with serving(receiver(settings(), ledger, clock=clock)) as url:
+        port = int(url.rpartition(":")[2])
+        clock.hold()
+        genuine = connect(port, raw("loja", spatie(BODY), BODY))
+        assert clock.held.wait(5)
+        many = [connect(port) for _ in range(40)]
+        clock.go_on()
+        assert until_closed(genuine)[9:12] in (b"200", b"202")
+        started = time.monotonic()
+        for connection in many[:35]:
+            assert until_closed(connection) == b""
+        assert time.monotonic() - started < 4, "none of them waited for its time to end"
+        for connection in many[35:]:
+            connection.close()
+
+
+def test_who_asks_on_before_the_answer_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 2)
+    clock, forged = _Held(), raw("nobody", JSON, b"{}", ends=False)
+    with serving(receiver(settings(), ledger, clock=clock)) as url:
+        port = int(url.rpartition(":")[2])
+        strangers = [connect(port, forged) for _ in range(2)]
+        for stranger in strangers:
+            assert stranger.recv(65536).startswith(b"HTTP/1.1 401 ")
+        clock.hold()
+        for stranger in strangers:
+            stranger.sendall(forged * 200)
+        assert clock.held.wait(5)
+        body = order_body()
+        genuine = connect(port, raw("loja", spatie(body), body))
+        clock.go_on()
+        assert until_closed(genuine).startswith(b"HTTP/1.1 202 ")
+        for stranger in strangers:
+            stranger.close()

@@ -1,6 +1,8 @@
 """What was sent outside of any run, told to Dagster: observations of the day, so that lineage and figures show it.
 
-An observation, and not a materialization: that would turn a day green whose run had failed.
+An observation, and not a materialization: that would turn a day green whose run had failed. A process that is killed
+takes along what it had not told yet, a minute as a rule: these orders are in the ledger, as all are, and in no
+observation.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 
 import dagster as dg
@@ -27,7 +30,8 @@ class Observations:
     def __init__(
         self, instance: Callable[[], dg.DagsterInstance] = dg.DagsterInstance.get, *, retry: float = RETRY_SECONDS
     ) -> None:
-        self._instance = instance
+        self._open = instance
+        self._instance: dg.DagsterInstance | None = None
         self._retry = retry
         self._turn = threading.Lock()
         self._waiting = OrdersResult()
@@ -43,18 +47,22 @@ class Observations:
         self._told.set()
 
     def close(self, seconds: float = 5.0) -> None:
-        """What Dagster does not take within `seconds` is left out: the ledger has it."""
+        """Tells what is left. What Dagster does not take within `seconds` is left out: the ledger has it."""
         self._closing.set()
         self._told.set()
         self._thread.join(seconds)
 
     def _work(self) -> None:
-        while not self._closing.is_set():
+        closing = False
+        while not closing:
             self._told.wait()
+            # Before the last time of telling, not after it: it may have begun without the last note.
+            closing = self._closing.is_set()
             self._told.clear()
             if not self._tell():
                 self._closing.wait(self._retry)
                 self._told.set()
+        self._leave()
 
     def _tell(self) -> bool:
         with self._turn:
@@ -62,15 +70,24 @@ class Observations:
         seconds = sorted(minutes * 60 for minutes in waiting.minutes_to_erp)
         try:
             for day in sorted(waiting.days):
-                self._instance().report_runless_asset_event(_observation(day, waiting.days[day], seconds))
+                # One is kept: each costs a tenth of a second, and memory that it does not give back.
+                self._instance = self._instance or self._open()
+                self._instance.report_runless_asset_event(_observation(day, waiting.days[day], seconds))
                 del waiting.days[day]
         except Exception as error:
             # Of whatever kind: a storage has many ways to be away.
             logger.warning("Dagster was not told of %d days: %s", len(waiting.days), type(error).__name__)
             with self._turn:
                 self._waiting.add(waiting)
+            self._leave()
             return False
         return True
+
+    def _leave(self) -> None:
+        left, self._instance = self._instance, None
+        if left is not None:
+            with suppress(Exception):
+                left.dispose()
 
 
 def _observation(day: date, done: DayResult, seconds: list[float]) -> dg.AssetObservation:

@@ -31,10 +31,12 @@ HEAD_SECONDS = 5.0
 REQUEST_SECONDS = 12.0
 """In which the rest of it must be over, the answer taken included."""
 MOST_CONNECTIONS = 512
-MOST_FILES = 4096
+MOST_HANDSHAKES = 1024
 """Connections whose TLS handshake is not over are no connections yet, and end after HEAD_SECONDS."""
-TLS_BUFFER = 16 * 1024
-"""In bytes: what one record of TLS holds."""
+BACKLOG = 512
+"""Connections that are accepted in one step, before any can be ended."""
+MOST_FILES = 4096
+"""Room for all of them, for some steps, and for the process's own sockets."""
 END_SECONDS = 5
 """So long a request in progress is waited for at the end."""
 
@@ -104,16 +106,15 @@ class WebhookServer(uvicorn.Server):
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
-        """As uvicorn's own, with a limit on TLS handshakes."""
+        """As uvicorn's own, with limits on TLS handshakes."""
         await self.lifespan.startup()
-        tls = self.config.ssl
-        server = await asyncio.get_running_loop().create_server(
-            partial(_Impatient, self.config, self.server_state, self.lifespan.state),
+        loop, tls = asyncio.get_running_loop(), self.config.ssl
+        plain = partial(_Impatient, self.config, self.server_state, self.lifespan.state)
+        begun: dict[_Tls, asyncio.Transport] = {}
+        server = await loop.create_server(
+            plain if tls is None else lambda: _Tls(loop, plain(), tls, begun),
             sock=self._listener,
-            ssl=tls,
-            backlog=self.config.backlog,
-            ssl_handshake_timeout=HEAD_SECONDS if tls else None,
-            ssl_shutdown_timeout=HEAD_SECONDS if tls else None,
+            backlog=BACKLOG,
         )
         self.servers = [server]
         self.started = True
@@ -122,31 +123,50 @@ class WebhookServer(uvicorn.Server):
 
 class _Impatient(H11Protocol):
     """A connection that is given HEAD_SECONDS for each request's headers and REQUEST_SECONDS for the rest of it,
-    however its bytes trickle in. One too many ends the one that has kept us waiting for headers the longest."""
+    however its bytes trickle in. One too many ends the one that has owed us its request for the longest, be it headers
+    or body: headers alone are as cheap for a stranger as none, and who is honest sends all of it at once. One whose
+    request is complete is not ended, unless it sends another before the answer, as in floods alone."""
 
     _patience: asyncio.TimerHandle | None = None
     _served: object = None
+    _owes_since = 0.0
+    _asks_on = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait(HEAD_SECONDS)
+        self._wait_for_request()
         if len(self.connections) > MOST_CONNECTIONS:
-            _longest_without_request(self.connections)._give_up()
+            all_of_them: Any = self.connections
+            others: list[_Impatient] = [one for one in all_of_them if one is not self and one._may_be_ended()]
+            # Without others, everybody waits for us, and that does not take long.
+            min(others, key=lambda one: one._owes_since, default=self)._give_up()
 
     def handle_events(self) -> None:
         super().handle_events()
+        # What is left unread is another request, before this one is answered.
+        self._asks_on = self.flow.read_paused
         if self.cycle is not self._served:
             self._served = self.cycle
             if not self.cycle.response_complete:
                 self._wait(REQUEST_SECONDS)
 
     def on_response_complete(self) -> None:
-        self._wait(HEAD_SECONDS)
+        self._wait_for_request()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def _may_be_ended(self) -> bool:
+        """It owes a request, or asks on before it has its answer; and is not given up yet."""
+        cycle = self.cycle
+        owes = cycle is None or cycle.response_complete or cycle.more_body
+        return self._patience is not None and (owes or self._asks_on)
+
+    def _wait_for_request(self) -> None:
+        self._owes_since = self.loop.time()
+        self._wait(HEAD_SECONDS)
 
     def _wait(self, seconds: float) -> None:
         self._stop_waiting()
@@ -158,13 +178,44 @@ class _Impatient(H11Protocol):
             self._patience = None
 
     def _give_up(self) -> None:
+        # Before it is closed: of many that come at the same time, each is to end another one.
+        self._stop_waiting()
         self.transport.abort()
 
 
-def _longest_without_request(connections: Any) -> _Impatient:
-    idle = [one for one in connections if one.cycle is None or one.cycle.response_complete]
-    longest: _Impatient = min(idle or connections, key=lambda one: one._patience.when() if one._patience else 0.0)
-    return longest
+class _Tls(sslproto.SSLProtocol):
+    """As asyncio makes it of a server's `ssl`, with small buffers: each is given one before its handshake, and at
+    asyncio's 256 KiB a thousand that never speak would be 300 MB. `begun` holds those in their handshake, the oldest
+    first; one too many ends that."""
+
+    max_size = 16 * 1024
+    """In bytes: what one record of TLS holds."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        within: _Impatient,
+        context: ssl.SSLContext,
+        begun: dict[_Tls, asyncio.Transport],
+    ) -> None:
+        patience: Any = {"ssl_handshake_timeout": HEAD_SECONDS, "ssl_shutdown_timeout": HEAD_SECONDS}
+        nobody: Any = None
+        super().__init__(loop, within, context, nobody, server_side=True, **patience)
+        self._begun = begun
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._begun[self] = transport
+        super().connection_made(transport)
+        if len(self._begun) > MOST_HANDSHAKES:
+            self._begun.pop(next(iter(self._begun))).abort()
+
+    def _on_handshake_complete(self, handshake_exc: BaseException | None) -> None:
+        self._begun.pop(self, None)
+        super()._on_handshake_complete(handshake_exc)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._begun.pop(self, None)
+        super().connection_lost(exc)
 
 
 def _is_loopback(host: str) -> bool:
@@ -227,9 +278,7 @@ def _listen(listening: Listening) -> socket.socket:
 
 
 def _room_for_connections() -> None:
-    """A connection is a file: shells allow 1024 where the system allows far more. And each is given a buffer of 256 KiB
-    for TLS, before its handshake: a thousand that never speak would be 300 MB."""
-    sslproto.SSLProtocol.max_size = TLS_BUFFER
+    """A connection is a file: shells allow 1024 where the system allows far more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < MOST_FILES:
         limit = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
