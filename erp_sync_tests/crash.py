@@ -33,8 +33,9 @@ from erp_sync.erp.statuses import ErpStatuses
 from erp_sync.errors import ErpSyncError
 from erp_sync.ledger.gate import LedgerGate
 from erp_sync.ledger.ledger import open_ledger
+from erp_sync.ledger.tables import inbox
 from erp_sync.settings import load_settings
-from erp_sync.sync import asking
+from erp_sync.sync import asking, express
 from erp_sync.sync.connections import Connections, open_connections
 from erp_sync.sync.express import Express
 from erp_sync.sync.orders import OrdersFlow
@@ -42,7 +43,7 @@ from erp_sync.sync.pipeline import EVERYTHING, Window
 from erp_sync.sync.statuses import StatusesFlow
 
 LEDGER_WRITES = frozenset({"add", "change", "change_customer", "claim_mark", "set_mark", "remember_early"})
-INBOX_WRITES = frozenset({"hints_seen", "look_again"})
+INBOX_WRITES = frozenset({"hints_seen", "look_again", "take_hints"})
 ERP_READS = frozenset({"find_orders", "read_orders", "find_customers", "customer"})
 ERP_WRITES = frozenset({"create_order", "create_customer"})
 STATUS_WRITES = frozenset({"change_statuses", "statuses_unchanged", "set_mark", "heal_statuses"})
@@ -70,7 +71,8 @@ class Task:
     passes: int = 2
     """Of the statuses flow: an order that has gone counts at the second look."""
     hints: tuple[str, ...] = ()
-    """Of the webhook flow: the order ids that it is told of, one event each."""
+    """Of the webhook flow: the order ids that it is told of, one event each. It is done once each of them is in the ERP
+    or was put off in the inbox."""
 
 
 class Worker:
@@ -235,6 +237,7 @@ def _work(environment: dict[str, str], task: Task, log: str, tell: Connection) -
     connections = connect(clock if task.ahead else None)
     # A worker's passes follow one another at once, those of a deployment by minutes.
     asking.SECOND_LOOK = timedelta()
+    express.PAUSES = (0.01, 20.0)
     steps = _Steps(task.kill_at, tell) if task.tells else None
     work = {"orders": _orders, "statuses": run_statuses, "webhook": _webhook}[task.flow]
     failure = work(connections, task, steps, clock)
@@ -265,19 +268,21 @@ def _webhook(connections: Connections, task: Task, steps: Steps | None, _clock: 
     if steps is not None:
         ledger = Mortal(ledger, steps, LEDGER_WRITES | INBOX_WRITES)
         erp = Mortal(erp, steps, ERP_READS | ERP_WRITES)
-    express = Express(connections.settings, lambda: replace(connections, ledger=ledger, erp=erp))
-    express.start()
+    receiver = Express(connections.settings, lambda: replace(connections, ledger=ledger, erp=erp))
+    receiver.start()
     for order_id in task.hints:
         hint = connections.ledger.receive("loja", f"of {order_id}", order_id)
         assert hint is not None
-        express.notify(hint)
+        receiver.notify(hint)
+    put_off = sa.select(inbox.c.reference).where(inbox.c.reference.in_(task.hints), inbox.c.looks > 0)
     give_up = time.monotonic() + 20
     while time.monotonic() < give_up:
-        entries = connections.ledger.entries(task.hints)
-        if len(entries) == len(task.hints) and all(entry.verified_at for entry in entries.values()):
+        entries = connections.ledger.entries(task.hints).values()
+        done = {entry.order_id for entry in entries if entry.verified_at}
+        if len(done.union(row.reference for row in connections.ledger.database.rows(put_off))) == len(task.hints):
             break
         time.sleep(0.02)
-    express.close()
+    receiver.close()
     return None
 
 

@@ -71,6 +71,8 @@ def test_a_sale_that_the_ledger_breaks_off_loses_and_doubles_nothing() -> None:
     sold = sale(15, 2, per_second=40, restart=True)
     assert (sold.lost, sold.twice, sold.verdict) == (0, 0, "every order is exact")
     assert sold.webhooks == 30
+    assert sold.erp["max_parallel_writes"] == 2
+    assert sold.answered_ms["longest"] >= sold.confirmed_ms["longest"] > 0
 
 
 def test_a_tick_is_one_statement_over_a_range() -> None:

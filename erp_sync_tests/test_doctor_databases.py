@@ -364,36 +364,36 @@ def test_clocks_that_are_apart(databases: Databases) -> None:
 
 
 @pytest.mark.parametrize(
-    ("drop", "again", "subject", "advice"),
+    ("drop", "again", "subjects", "advice"),
     [
         (
             "ALTER TABLE orders DROP INDEX orders_updated_at_index",
             "CREATE INDEX orders_updated_at_index ON orders (updated_at)",
-            "[read] orders",
+            {"[read] orders"},
             "CREATE INDEX erp_sync_updated_at ON orders (updated_at)",
         ),
         (
             "ALTER TABLE products DROP INDEX ix_products_sku",
             "CREATE INDEX ix_products_sku ON products (sku)",
-            "[stock] find",
+            {"[stock] find"},
             "CREATE INDEX erp_sync_sku ON products (sku)",
         ),
         (
             "ALTER TABLE orders DROP INDEX ix_orders_number",
             "CREATE INDEX ix_orders_number ON orders (number)",
-            "[status] find",
+            {"[status] find", "[read] orders"},
             "CREATE INDEX erp_sync_number ON orders (number)",
         ),
     ],
 )
-def test_an_index_that_a_tick_misses(databases: Databases, drop: str, again: str, subject: str, advice: str) -> None:
+def test_an_index_that_is_missed(databases: Databases, drop: str, again: str, subjects: set[str], advice: str) -> None:
     at = f"USE {databases.shop_name}"
     databases.as_root(at, drop)
     try:
         found = wrong(databases.shop())
     finally:
         databases.as_root(at, again)
-    assert {(one.level, one.subject) for one in found} == {("warning", subject)}, found
+    assert {(one.level, one.subject) for one in found} == {("warning", subject) for subject in subjects}, found
     assert all(one.advice.endswith(advice) for one in found)
     databases.as_root(at, advice)  # it is a statement that runs
     databases.as_root(at, f"DROP INDEX {advice.split()[2]} ON {advice.split()[4]}")

@@ -39,6 +39,7 @@ Value = int | str | datetime
 
 ORDERS, LINES = "[read] orders", "[read] lines"
 """The profile's keys, as messages call them."""
+BY_NUMBER = "number"
 FETCH_CHUNK = 500
 CONFLICT_TRIES = 5
 
@@ -114,7 +115,7 @@ class Shop:
         )
         self._sweep = self.query(ORDERS, f"{HEAD} {orders} WHERE {alive} {by_key}")
         self._sweep_after = self.query(ORDERS, f"{HEAD} {orders} WHERE q.order_id > :after_id AND {alive} {by_key}")
-        self._by_number = self.query(ORDERS, f"{HEAD} {orders} WHERE q.number IN :keys ORDER BY q.order_id")
+        self._by_number = self.query(ORDERS, f"{HEAD} {orders} WHERE q.number IN :keys")
         self._by_id = self.query(ORDERS, f"{HEAD} {orders} WHERE q.order_id IN :keys")
         self._orders = self.query(ORDERS, f"SELECT * {orders} WHERE q.order_id IN :keys")
         self._lines = self.query(LINES, f"SELECT * {lines} WHERE q.order_id IN :keys ORDER BY q.order_id, q.line_id")
@@ -161,11 +162,13 @@ class Shop:
         return self._heads(self._sweep_after, after_id=keys[0], count=limit)
 
     def heads_by_number(self, numbers: Sequence[str]) -> list[OrderHead]:
-        """The orders of these numbers exactly, whatever the collation takes for equal; several may share a number."""
+        """The orders of these numbers exactly, whatever the collation takes for equal, by their key; several may share
+        a number."""
         wanted = {number.strip() for number in numbers}
         keys = self._native("number", sorted(wanted))
         heads = self._heads(self._by_number, keys=keys) if keys else []
-        return [head for head in heads if head.number in wanted]
+        found = [head for head in heads if head.number in wanted]
+        return sorted(found, key=lambda head: (len(head.order_id), head.order_id))
 
     def heads(self, order_ids: Sequence[str]) -> dict[str, OrderHead]:
         """The orders with these ids, whatever their state; ids that the shop lacks are left out."""
@@ -271,11 +274,12 @@ class Shop:
         return self._reader.head(row)
 
     def plans(self, since: datetime) -> list[Plan]:
-        """What EXPLAIN says about what a tick and its run ask."""
+        """What EXPLAIN says about what a tick and its run ask, and whoever names an order by its number."""
         explain = "EXPLAIN QUERY PLAN " if self.is_sqlite else "EXPLAIN "
         wall = self._earliest_wall(since)
         row = self.read(lambda connection: self.rows(connection, self._sweep, count=1))
         keys: list[Value] = [row[0]["order_id"]] if row else [""]
+        numbers: list[Value] = [row[0]["number"]] if row else [""]
         after: dict[str, Value | Sequence[Value]] = {"after_at": wall, "after_id": keys[0], "count": 500}
         read, recent = self.profile.read, {"since": wall, "since_at": wall}
         looks: list[tuple[str, str, Statement, Query, dict[str, Any]]] = [
@@ -287,12 +291,12 @@ class Shop:
                 {"keys": keys, "order_ids": keys, "since": self._fetch_since},
             ),
             ("fetch", "order_id", read.lines, self._lines, {"keys": keys, "order_ids": keys}),
+            ("look by number", BY_NUMBER, read.orders, self._by_number, {"keys": numbers}),
         ]
         if self.profile.status is not None:
             statement = self.profile.status.find
             find = self.query("[status] find", statement.sql)
-            number = str(row[0]["number"]) if row else ""
-            looks.append(("look for one order", ":number", statement, find, {"number": number}))
+            looks.append(("look for one order", ":number", statement, find, {"number": str(numbers[0])}))
         if self.profile.stock is not None:
             statement = self.profile.stock.find
             find = self.query("[stock] find", statement.sql)

@@ -7,7 +7,8 @@ overlap: an order that the ledger does not know yet is written down and claimed 
 Whatever does not work out here (the shop or the ERP away, no slot, more orders than are kept in mind) stays in the
 ledger as it is: hints in the inbox, where every receiver finds them, orders due, where every pass finds them.
 Threads, all of them: as many senders as the ERP takes calls at once, one more that only looks, one that keeps the time,
-and the pools that the senders share: three readers for each sender, the writes of the ERP and half as many.
+and the pools that the senders share: three readers for each sender, and half as many writers more than the ERP takes
+writes at once, at least two more.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from erp_sync.errors import ErpSyncError, Misconfigured, Unavailable
-from erp_sync.ledger.entry import Entry, Event
+from erp_sync.errors import BreakerOpen, ErpSyncError, Misconfigured, Unavailable
+from erp_sync.ledger.entry import Entry
 from erp_sync.ledger.inbox import Hint
 from erp_sync.logs import log_context
-from erp_sync.models import LedgerState, OrderHead, ShopState
+from erp_sync.models import LedgerState
+from erp_sync.sync.look import Look, Looker
 from erp_sync.sync.passes import orders_pass_ended
-from erp_sync.sync.pipeline import BATCH, EVERYTHING, Pass, Pipeline, Pools, first_batch
+from erp_sync.sync.pipeline import BATCH, EVERYTHING, DueOrders, Pass, Pipeline, Pools, Source, first_batch
 from erp_sync.sync.results import OrdersResult
+from erp_sync.sync.watch import breaker_open
 
 if TYPE_CHECKING:
     from erp_sync.settings import Settings
@@ -39,9 +42,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PAUSES = (0.1, 0.2, 0.7, 2.0, 7.0, 20.0)
+PAUSES: tuple[float, ...] = (0.1, 0.2, 0.7, 2.0, 7.0, 20.0)
 """Seconds before each further look for an order that is not there or not ready: after about 0.1, 0.3, 1, 3, 10 and 30 s
-of its hint. Then it is left to the sensor, which sees it within seconds of its being ready."""
+of its hint. Then it is left to the sensor, which sees it within seconds of its being ready. Where shop or ledger cannot
+be asked, the pauses go on and double: a hint is not given up in their outage."""
 SOON = 10.0
 """An order that is put off for no longer than so many seconds (its customer's turn comes first) is kept in mind."""
 LONGEST_IN_MIND = 1.0
@@ -51,7 +55,7 @@ HINTS, ORDERS = 5000, 5000
 SCAN_SECONDS = 1.0
 TELL_SECONDS = 60.0
 REST_SECONDS = 5.0
-"""After the ERP failed nothing is sent from here for so long: the passes know better when it is back."""
+"""After the ERP failed nothing is sent from here for so long; while it is known to be away it is asked for so often."""
 PASS_SECONDS = 240.0
 _OPEN = (LedgerState.DUE, LedgerState.SENDING, LedgerState.IN_DOUBT)
 
@@ -71,7 +75,7 @@ class Express:
         *,
         tell_seconds: float = TELL_SECONDS,
     ) -> None:
-        self._sources = settings.webhook.sources
+        self._numbering = {name for name, source in settings.webhook.sources.items() if source.names == "number"}
         self._connect = connect
         self._observe = observe
         self._tell_seconds = tell_seconds
@@ -86,13 +90,15 @@ class Express:
         ]
         self._turn = threading.Condition()
         """Guards everything below."""
-        self._waiting: list[tuple[float, int, Hint | str]] = []
-        """Hints, and the ids of orders that were put off, by the time of their turn."""
+        self._waiting: list[tuple[float, int, Hint | str | None]] = []
+        """Hints, and the ids of orders that were put off, by the time of their turn. None: it is time to catch up."""
         self._sequence = itertools.count()
         self._orders: deque[str] = deque(maxlen=ORDERS)
         self._pipelines: set[Pipeline] = set()
         self._done = OrdersResult()
         self._rest_until = 0.0
+        self._behind = False
+        """Whether it waits for the ERP to be back, to send what became due meanwhile."""
         self._closing = threading.Event()
 
     def start(self) -> None:
@@ -104,7 +110,8 @@ class Express:
 
     def close(self, seconds: float = 10.0) -> None:
         """What is on its way to the ERP ends, everything else is given back. What the ERP does not answer within
-        `seconds` is left as a killed process leaves it."""
+        `seconds` holds up the end of the process, for erp.write_timeout at most; a process that is killed before leaves
+        it in doubt, to be looked up by others."""
         give_up = time.monotonic() + seconds
         with self._turn:
             self._closing.set()
@@ -130,40 +137,44 @@ class Express:
         with log_context(flow="webhook"):
             while taken := self._take():
                 with log_context():
-                    if hints := [item for item in taken if isinstance(item, Hint)]:
-                        self._try(hints)
                     with self._turn:
                         self._orders += [item for item in taken if isinstance(item, str)]
-                    try:
+                    kinds = self._looker.kinds([item for item in taken if isinstance(item, Hint)])
+                    catching_up = None in taken
+                    # Whatever is done first may take minutes: others do the rest.
+                    for hints in kinds if catching_up else kinds[1:]:
+                        self._remember(hints, 0.0)
+                    if kinds and not catching_up:
+                        self._try(kinds[0])
+                    with _outlived("orders are left to the next pass"):
+                        if catching_up:
+                            self._catch_up()
                         self._send_the_rest()
-                    except (Unavailable, Misconfigured) as failure:
-                        logger.warning("orders are left to the next pass: %s", failure)
-                    except Exception:
-                        logger.exception("orders are left to the next pass")
 
     def _try(self, hints: list[Hint]) -> None:
-        """A defect that one of them meets keeps none of the others, and is not met for ever."""
-        try:
-            self._look(hints)
-        except (Unavailable, Misconfigured) as failure:
-            logger.warning("%d hints stay in the inbox for now: %s", len(hints), failure)
-        except Exception:
-            logger.exception("%d hints stay in the inbox for now", len(hints))
-            if self._closing.is_set():
-                return
-            if len(hints) > 1:
-                for hint in hints:
-                    self._try([hint])
-                return
-            with suppress(Unavailable, Misconfigured):
-                self._look_again(hints)
+        """Never raises. A defect that one of them meets keeps none of the others, and is not met for ever."""
+        with _outlived(f"{len(hints)} hints stay in the inbox for now"):
+            try:
+                self._look(hints)
+            except (Unavailable, Misconfigured) as failure:
+                logger.warning("%d hints are put off: %s", len(hints), failure)
+                self._look_again(hints, give_up=False)
+            except Exception:
+                logger.exception("%d hints are put off", len(hints))
+                if self._closing.is_set():
+                    return
+                if len(hints) == 1:
+                    self._look_again(hints)
+                else:
+                    for hint in hints:
+                        self._try([hint])
 
-    def _take(self) -> list[Hint | str]:
+    def _take(self) -> list[Hint | str | None]:
         """Those whose time has come, several where several wait. []: no more."""
         with self._turn:
             while not self._closing.is_set():
                 now = time.monotonic()
-                taken: list[Hint | str] = []
+                taken: list[Hint | str | None] = []
                 while self._waiting and self._waiting[0][0] <= now and len(taken) < BATCH:
                     taken.append(heapq.heappop(self._waiting)[2])
                 if taken:
@@ -172,7 +183,7 @@ class Express:
         return []
 
     def _look(self, hints: Sequence[Hint]) -> None:
-        look = self._look_into_shop(hints)
+        look = self._looker.look(hints)
         again = [hint for hint in look.hints if look.is_missing(hint)]
         self._look_again(again)
         look.hints = [hint for hint in look.hints if hint not in again]
@@ -184,46 +195,24 @@ class Express:
                 self._orders += look.entries
         else:
             try:
-                self._send(look)
+                self._send(_Told(self, look), look.entries.values(), found=len(look.newborn))
             finally:
                 self._permits.release()
+            if not look.written_down:
+                self._write_down(look)
 
-    def _look_into_shop(self, hints: Sequence[Hint]) -> _Look:
-        by_number = {hint for hint in hints if self._names_number(hint)}
-        heads = self._shop.heads([hint.reference for hint in hints if hint not in by_number])
-        if by_number:
-            found = self._shop.heads_by_number([hint.reference for hint in by_number])
-            heads |= {head.order_id: head for head in found}
-        look = _Look(list(hints), by_number, heads)
-        known = self._ledger.entries(list(heads))
-        if known and self._finder.reopen(list(known.values()), list(heads.values())):
-            known = self._ledger.entries(list(heads))
-        now = self._ledger.now()
-        look.known = set(known)
-        look.entries = {
-            entry.order_id: entry for entry in known.values() if entry.next_at is not None and entry.next_at <= now
-        }
-        for entry, event in self._finder.newborn([head for head in heads.values() if head.order_id not in known]):
-            look.newborn[entry.order_id] = entry, event
-            if entry.state is LedgerState.DUE:
-                look.entries[entry.order_id] = entry
-        return look
-
-    def _names_number(self, hint: Hint) -> bool:
-        source = self._sources.get(hint.source)
-        return source is not None and source.names == "number"
-
-    def _look_again(self, hints: Sequence[Hint]) -> None:
+    def _look_again(self, hints: Sequence[Hint], *, give_up: bool = True) -> None:
         for looks in {hint.looks for hint in hints}:
             these = [replace(hint, looks=looks + 1) for hint in hints if hint.looks == looks]
-            if looks >= len(PAUSES):
+            pause = PAUSES[looks] if looks < len(PAUSES) else PAUSES[-1] * 2.0 ** (looks - len(PAUSES) + 1)
+            if give_up and looks >= len(PAUSES):
                 self._ledger.hints_seen(these)
-            elif PAUSES[looks] <= LONGEST_IN_MIND:
-                self._remember(these, PAUSES[looks])
+            elif pause <= LONGEST_IN_MIND:
+                self._remember(these, pause)
             else:
-                self._ledger.look_again(these, self._ledger.now() + timedelta(seconds=PAUSES[looks]))
+                self._ledger.look_again(these, self._ledger.now() + timedelta(seconds=pause))
 
-    def _write_down(self, look: _Look) -> set[str]:
+    def _write_down(self, look: Look) -> set[str]:
         """The orders, and only then that their hints are seen. Returns the ids of the new ones, as they were meant."""
         rows = list(look.newborn.values())
         added = self._ledger.add(rows) if rows else []
@@ -233,22 +222,24 @@ class Express:
 
     # Sending --------------------------------------------------------------------------------------------------------
 
-    def _send(self, look: _Look) -> None:
-        result = OrdersResult(found=len(look.newborn))
+    def _send(self, source: Source, entries: Collection[Entry], *, found: int = 0) -> None:
+        result = OrdersResult(found=found)
         running = Pass(EVERYTHING, result, time.monotonic() + PASS_SECONDS)
-        pipeline = Pipeline(self._tools, _Told(self, look), running, self._pools)
+        pipeline = Pipeline(self._tools, source, running, self._pools)
         with self._turn:
             self._pipelines.add(pipeline)
             if self._closing.is_set():
                 pipeline.stop()
         try:
-            pipeline.run(list(look.entries.values())[: self._first])
+            pipeline.run(list(entries)[: self._first])
         except ErpSyncError as failure:
             result.failure = failure
             logger.warning("these orders are left to the next pass: %s", failure)
             with self._turn:
                 self._rest_until = time.monotonic() + REST_SECONDS
                 self._orders.clear()
+                if isinstance(failure, BreakerOpen):
+                    self._fall_behind()
         finally:
             with self._turn:
                 self._pipelines.discard(pipeline)
@@ -258,12 +249,31 @@ class Express:
         """Orders that came while every sender was busy."""
         while self._orders and not self._is_resting() and self._permits.acquire(blocking=False):
             try:
-                look = _Look(written_down=True)
-                look.entries = {entry.order_id: entry for entry in self.next(self._first)}
-                if look.entries:
-                    self._send(look)
+                if entries := self.next(self._first):
+                    self._send(_Told(self, Look(written_down=True)), entries)
             finally:
                 self._permits.release()
+
+    def _fall_behind(self) -> None:
+        with self._turn:
+            if not self._behind:
+                self._behind = True
+                heapq.heappush(self._waiting, (time.monotonic() + REST_SECONDS, next(self._sequence), None))
+                self._turn.notify()
+
+    def _catch_up(self) -> None:
+        """What became due while the ERP was away is sent as a pass sends it; passes may do so at the same time."""
+        with self._turn:
+            self._behind = False
+        if self._is_resting() or breaker_open(self._connections) or not self._permits.acquire(blocking=False):
+            self._fall_behind()
+            return
+        try:
+            source = DueOrders(self._tools, EVERYTHING)
+            while not self._is_resting() and (entries := source.next(self._first)):
+                self._send(source, entries)
+        finally:
+            self._permits.release()
 
     def _is_resting(self) -> bool:
         return self._closing.is_set() or time.monotonic() < self._rest_until
@@ -286,7 +296,7 @@ class Express:
     def put_off(self, entries: Sequence[Entry]) -> None:
         self._remember([entry.order_id for entry in entries], 1.0)
 
-    def claim(self, entries: Sequence[Entry], since: datetime, look: _Look) -> list[Entry]:
+    def claim(self, entries: Sequence[Entry], since: datetime, look: Look) -> list[Entry]:
         """New orders are written down first; one that somebody else was faster with is theirs."""
         wanted = list(entries)
         if not look.written_down:
@@ -311,16 +321,12 @@ class Express:
             pause = 0.0
             while not self._closing.wait(pause):
                 pause = REST_SECONDS
-                try:
+                with _outlived("the inbox cannot be read"):
                     if time.monotonic() >= tell_at:
                         tell_at = time.monotonic() + self._tell_seconds
                         self._tell()
                     self._scan()
                     pause = SCAN_SECONDS
-                except (Unavailable, Misconfigured) as failure:
-                    logger.warning("the inbox cannot be read: %s", failure)
-                except Exception:
-                    logger.exception("the inbox cannot be read")
             for thread in self._workers:
                 thread.join()
             self._tell()
@@ -330,10 +336,10 @@ class Express:
         """None: closed before that."""
         while not self._closing.is_set():
             try:
-                connections = self._connect()
+                connections = self._connections = self._connect()
                 flow = connections.orders_flow()
-                self._shop, self._ledger = connections.shop, connections.ledger
-                self._finder, self._tools = flow.finder, flow.tools
+                self._ledger, self._tools = connections.ledger, flow.tools
+                self._looker = Looker(connections.shop, connections.ledger, flow.finder, self._numbering)
                 for thread in self._workers:
                     if not thread.is_alive():
                         thread.start()
@@ -376,38 +382,12 @@ class Express:
             logger.exception("what was done is not told on")
 
 
-@dataclass
-class _Look:
-    """What one look at the shop and the ledger saw."""
-
-    hints: list[Hint] = field(default_factory=list)
-    """Not marked as seen yet."""
-    by_number: set[Hint] = field(default_factory=set)
-    heads: dict[str, OrderHead] = field(default_factory=dict)
-    known: set[str] = field(default_factory=set)
-    """Ids that the ledger knows."""
-    newborn: dict[str, tuple[Entry, Event]] = field(default_factory=dict)
-    """Not in the ledger yet."""
-    entries: dict[str, Entry] = field(default_factory=dict)
-    """What there is to do."""
-    written_down: bool = False
-
-    def is_missing(self, hint: Hint) -> bool:
-        """Not in the shop, or waiting there for its payment."""
-        if hint in self.by_number:
-            heads = [head for head in self.heads.values() if head.number == hint.reference]
-        else:
-            heads = [head for head in (self.heads.get(hint.reference),) if head is not None]
-        unknown = [head for head in heads if head.order_id not in self.known]
-        return not heads or any(head.state == ShopState.WAITING for head in unknown)
-
-
 class _Told:
     """The source of a pipeline whose first orders are those of a look."""
 
     claims_late = True
 
-    def __init__(self, express: Express, look: _Look) -> None:
+    def __init__(self, express: Express, look: Look) -> None:
         self.next = express.next
         self.put_off = express.put_off
         self._express = express
@@ -415,3 +395,14 @@ class _Told:
 
     def claim(self, entries: Sequence[Entry], since: datetime) -> list[Entry]:
         return self._express.claim(entries, since, self._look)
+
+
+@contextmanager
+def _outlived(consequence: str) -> Iterator[None]:
+    """Whatever fails within: no thread here ends of it, since none else would ever try again."""
+    try:
+        yield
+    except (Unavailable, Misconfigured) as failure:
+        logger.warning("%s: %s", consequence, failure)
+    except Exception:
+        logger.exception("%s", consequence)

@@ -92,16 +92,18 @@ class OrdersWatch:
         alive = self._ledger.heartbeats_alive("orders", HEARTBEAT_ALIVE)
         watched = Watched(days.difference(*alive.values()), needs_sweep=not self._swept and not alive)
         if watched.days or watched.needs_sweep:
-            watched.breaker_open_until = self._breaker()
+            watched.breaker_open_until = breaker_open(self._connections)
             if watched.breaker_open_until is not None:
                 return Watched(breaker_open_until=watched.breaker_open_until)
         return watched
 
-    def _breaker(self) -> datetime | None:
-        """Until when the breaker is open; a probe that is due is made, and closes it if the ERP answers."""
-        open_until = self._connections.gate.breaker_open()
-        if open_until is None or not self._connections.gate.probe_is_due():
-            return open_until
-        with suppress(Unavailable):
-            self._connections.erp.probe()
-        return self._connections.gate.breaker_open()
+
+def breaker_open(connections: Connections) -> datetime | None:
+    """Until when the breaker is open, None if it is closed; a probe that is due is made, and closes it if the ERP
+    answers. Raises LedgerUnavailable and Misconfigured."""
+    open_until = connections.gate.breaker_open()
+    if open_until is None or not connections.gate.probe_is_due():
+        return open_until
+    with suppress(Unavailable):
+        connections.erp.probe()
+    return connections.gate.breaker_open()

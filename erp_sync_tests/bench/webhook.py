@@ -53,10 +53,14 @@ class Sent:
     """One webhook, as its sender saw it. Seconds since 1970."""
 
     at: float
-    took: float = 0.0
-    """Of the try that was confirmed."""
+    took: list[float] = field(default_factory=list)
+    """Of each try, until its answer, or until there was none in time."""
     statuses: list[int] = field(default_factory=list)
     """Of each try; 0: no answer in time."""
+
+    @property
+    def confirmed(self) -> bool:
+        return 200 <= self.statuses[-1] < 300
 
 
 class Shop:
@@ -86,8 +90,8 @@ class Shop:
                 sent.statuses.append(answer.status_code)
             except requests.RequestException:
                 sent.statuses.append(0)
-            sent.took = time.perf_counter() - started
-            if 200 <= sent.statuses[-1] < 300:
+            sent.took.append(time.perf_counter() - started)
+            if sent.confirmed:
                 return
             time.sleep(self._pause)
 
@@ -103,6 +107,8 @@ class Shop:
 class Latency:
     orders: int
     customers: str
+    erp: dict[str, float]
+    """Settings."""
     total_ms: dict[str, float]
     """From the webhook's first byte to the ERP's commit."""
     own_ms: dict[str, float]
@@ -155,10 +161,11 @@ def latency(rate: float, seconds: float, *, latency_ms: float, new: bool) -> Lat
     return Latency(
         orders=count,
         customers="new" if new else "known",
+        erp=erp,
         total_ms=_percentiles(totals),
         own_ms=_percentiles(own),
         bare_read_ms=round(bare * 1000, 2),
-        answered_ms=_percentiles([shop.sent[order.number].took * 1000 for order in orders]),
+        answered_ms=_percentiles([shop.sent[order.number].took[-1] * 1000 for order in orders]),
         requests={name: value - before.get(name, 0) for name, value in after.items()},
         machine=machine(),
     )
@@ -168,8 +175,12 @@ def latency(rate: float, seconds: float, *, latency_ms: float, new: bool) -> Lat
 class Sale:
     webhooks: int
     trouble: str
+    erp: dict[str, float]
+    """Settings."""
+    confirmed_ms: dict[str, float]
+    """Of the confirmed webhooks, each from its last try's first byte to its 2xx."""
     answered_ms: dict[str, float]
-    """Of the confirmed ones, each from its try's first byte to its 2xx."""
+    """Of all tries: until whatever answer, or until the sender gave up waiting."""
     retried: int
     unconfirmed: int
     """Given up by the sender after its third try."""
@@ -212,12 +223,15 @@ def sale(rate: float, seconds: float, *, per_second: float, erp_away: float = 0,
         lines = _orders(on)
         requests_ = on.erp.admin("GET", "/state")["requests"]
     tries = [sent.statuses for sent in shop.sent.values()]
-    confirmed = [sent.took * 1000 for sent in shop.sent.values() if 200 <= sent.statuses[-1] < 300]
+    took = [seconds * 1000 for sent in shop.sent.values() for seconds in sent.took]
+    confirmed = [sent.took[-1] * 1000 for sent in shop.sent.values() if sent.confirmed]
     numbers = [line["external_id"] for line in lines]
     return Sale(
         webhooks=count,
         trouble=f"ERP away for {erp_away:.0f} s" if erp_away else "MariaDB restarted" if restart else "none",
-        answered_ms=_percentiles(confirmed),
+        erp=erp,
+        confirmed_ms=_percentiles(confirmed),
+        answered_ms=_percentiles(took),
         retried=sum(len(statuses) > 1 for statuses in tries),
         unconfirmed=len(tries) - len(confirmed),
         in_the_erp_by_webhooks=by_webhooks,
