@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import pytest
 
@@ -37,6 +38,11 @@ def _text(path: Path, line: str) -> None:
 
 def _json(path: Path, line: str) -> None:
     path.write_text(json.dumps({"message": f"order 1: {line} ."}), encoding="ascii")
+
+
+def _report(path: Path, line: str) -> None:
+    case = f"<testcase name='ana@example.com'><system-out>{escape(line)} .</system-out></testcase>"
+    path.write_text(f"<?xml version='1.0'?><testsuites>{case}</testsuites>", encoding="utf-8")
 
 
 def _gzip(path: Path, line: str) -> None:
@@ -76,6 +82,7 @@ KINDS: dict[str, Callable[[Path, str], None]] = {
     "text": _text,
     "json": _json,
     "gzip": _gzip,
+    "report": _report,
     "database": _database,
     "blob": lambda path, line: _database(path, line, blob=True),
     "deleted": lambda path, line: _database(path, line, deleted=True),
@@ -95,6 +102,7 @@ def test_what_is_planted_is_found(kind: str, tmp_path: Path) -> None:
 
 
 def test_what_is_harmless_is_not_taken_for_it(tmp_path: Path) -> None:
+    _report(tmp_path / "report", "nothing")
     lines = (
         "order LJ-100001 as 000123 in branch 0101, tax_id = '*********25', total 1234567890.12, 0.52998224725",
         "run 52998224-7252-4f1b-9a11-52998224725a, 20261124165500, mysql+pymysql://svc:***@db/shop, 11111111111",
