@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
-from sqlalchemy import Engine, event
 
 from erp_sync.defs.failures import latest_states
 from erp_sync.errors import Misconfigured
@@ -87,6 +86,8 @@ def _nothing_yet(ref: InstanceRef) -> Finding | None:
 def _makes_nothing() -> Iterator[None]:
     """While a storage is opened in this thread, none of its statements may change it: each kind of storage makes the
     tables that it misses, and that of MySQL has no setting against it. Raises _WouldWrite."""
+    from sqlalchemy import Engine, event
+
     here = threading.get_ident()
 
     def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
