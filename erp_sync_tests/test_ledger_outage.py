@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from erp_sync.errors import LedgerUnavailable, Misconfigured
 from erp_sync.ledger.customers import CustomerEntry
@@ -247,3 +247,21 @@ def test_a_writer_of_another_process_is_waited_for_on_sqlite(tmp_path: Path) -> 
     assert ledger.database.rows(text("PRAGMA synchronous"))[0][0] == 2
     ledger.close()
     other.close()
+
+
+def test_a_deadlock_within_a_savepoint_is_repeated_as_any_other(mariadb: MariaDB) -> None:
+    """The server rolls the whole transaction back, so what is told is that the savepoint is gone."""
+    url = mariadb.create_database()
+    migrate(url)
+    ledger = open_ledger(url)
+    runs: list[int] = []
+
+    def work(connection: Connection) -> int:
+        runs.append(1)
+        with connection.begin_nested():
+            if len(runs) == 1:
+                connection.exec_driver_sql("ROLLBACK")
+        return len(runs)
+
+    assert ledger.database.write(work) == 2
+    ledger.close()

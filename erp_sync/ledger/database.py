@@ -41,7 +41,8 @@ COMMIT_PATIENCE = 15.0
 """Seconds for which the database is asked what became of a COMMIT."""
 
 _URL = "ERP_SYNC_LEDGER_URL"
-_CONFLICTS = {1213, 1205, 1020}
+_CONFLICTS = {1213, 1205, 1020, 1305}
+"""1305: the savepoint is gone. A deadlock within it has rolled the whole transaction back, and is told as this."""
 _LOST = {1053, 1158, 1159, 1160, 1161, 1317, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
 _ADVICE = {
     1045: "refuses the user or the password: correct them",
