@@ -20,7 +20,9 @@ from erp_sync.defs.doctor import dagster
 from erp_sync.doctor import aws, erp_routes, examination
 from erp_sync.doctor.installation import Installation
 from erp_sync.erp.answers import read_answer
+from erp_sync.erp.generic_query import day, number
 from erp_sync.erp_fields import FieldLimits
+from erp_sync.errors import OddRow
 from erp_sync.ledger.database import Database
 from erp_sync.models import Finding, UnreadableOrder
 from erp_sync.scrub import never_show
@@ -90,6 +92,18 @@ def _of_a_shop_s_status(text: str) -> str:
     return str(Teller._problem(entry(), "x", StatusOutcome(Outcome.KEPT, text)))
 
 
+def _of_an_erp_s_number(text: str) -> str:
+    with pytest.raises(OddRow) as odd:
+        number({"C6_VALOR": text}, "C6_VALOR")
+    return str(odd.value)
+
+
+def _of_an_erp_s_date(text: str) -> str:
+    with pytest.raises(OddRow) as odd:
+        day({"C5_EMISSAO": text}, "C5_EMISSAO")
+    return str(odd.value)
+
+
 def _of_a_sample(text: str) -> str:
     return str(inspection._most_used({text: 1}))
 
@@ -107,6 +121,8 @@ def _of_a_sample(text: str) -> str:
         (40, _of_a_carrier),
         (60, _of_a_shop_s_status),
         (40, _of_a_sample),
+        (40, _of_an_erp_s_number),
+        (40, _of_an_erp_s_date),
     ],
 )
 def test_what_is_cut_shows_no_half_of_a_secret(length: int, shown: Callable[[str], str]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from erp_sync.erp.answers import Answer, word
 from erp_sync.erp.client import ErpClient
 from erp_sync.errors import ErpUnavailable, Misconfigured, OddRow
+from erp_sync.scrub import excerpt
 
 PATH = "/api/framework/v1/genericQuery"
 BATCH = 60
@@ -188,7 +189,7 @@ def number(row: Row, field: str) -> Decimal:
     except InvalidOperation:
         figure = Decimal("NaN")
     if not figure.is_finite() or figure.adjusted() > MOST_WHOLE_DIGITS:
-        raise OddRow(f"the ERP's {field} is no number: {text(row, field)[:40]!r}")
+        raise OddRow(f"the ERP's {field} is no number: {excerpt(text(row, field), 40)!r}")
     return figure
 
 
@@ -202,7 +203,7 @@ def day(row: Row, field: str) -> date | None:
             raise ValueError  # strptime takes 2026112 for 2 November
         return datetime.strptime(value, "%Y%m%d").date()  # noqa: DTZ007 - a day has no zone
     except ValueError:
-        raise OddRow(f"the ERP's {field} is no date: {value[:40]!r}") from None
+        raise OddRow(f"the ERP's {field} is no date: {excerpt(value, 40)!r}") from None
 
 
 class GenericQuery:
