@@ -28,6 +28,7 @@ from erp_sync.models import (
     ShopState,
 )
 from erp_sync.order_status import ENDED, INVOICED, RESIDUE, derive, fingerprint, lacks_invoices, unknown_codes
+from erp_sync.sync.odd_rows import apart, unreadable
 from erp_sync.sync.problems import CANCELLATION, ERP_ORDER, SHOP_ORDER, problem_of, with_problem
 from erp_sync.sync.results import StatusesResult
 from erp_sync.sync.telling import Telling
@@ -103,15 +104,12 @@ class Asker:
     def ask(self, entries: Sequence[StatusEntry]) -> StatusesResult:
         """Everything about these orders, written down. Raises ErpUnavailable, ShopUnavailable, LedgerUnavailable and
         Misconfigured; a row that cannot be read is its own order's problem alone."""
-        try:
-            look = self._look(entries)
-        except OddRow as odd:
-            if len(entries) > 1:
-                half = len(entries) // 2
-                result = self.ask(entries[:half])
-                result.add(self.ask(entries[half:]))
-                return result
-            return self._unreadable(entries[0], odd)
+        result = StatusesResult()
+        for part, look in apart(self._look, entries):
+            result.add(self._unreadable(part[0], look) if isinstance(look, OddRow) else self._seen_all(part, look))
+        return result
+
+    def _seen_all(self, entries: Sequence[StatusEntry], look: _Look) -> StatusesResult:
         missing = [entry for entry in entries if entry.order_id not in look.here]
         for entry in entries:
             if entry.order_id in look.here:
@@ -348,7 +346,7 @@ class Asker:
 
     def _unreadable(self, entry: StatusEntry, odd: OddRow) -> StatusesResult:
         """One order's row that nobody can read stops no other, and is not asked for at every pass."""
-        problem = Problem(ERP_ORDER, entry.erp_number, f"cannot be read: {odd}: correct it in the ERP")
+        problem = unreadable(entry.erp_number, odd)
         now = self._ledger.now()
         new = replace(_with(entry, ERP_ORDER, problem), asked_at=now, next_at=now + self._old)
         known = problem_of(entry.problems, ERP_ORDER) == problem

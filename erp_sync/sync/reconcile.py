@@ -39,7 +39,7 @@ from erp_sync.models import (
 from erp_sync.sync.asking import MANY_VANISHED, may_be_blocked, may_be_invoiced
 from erp_sync.sync.comparing import YOUNG, Compared, Sides, compare
 from erp_sync.sync.finding import CHUNK, Finder, due_again
-from erp_sync.sync.odd_rows import readable
+from erp_sync.sync.odd_rows import apart, readable
 from erp_sync.sync.recent import recent_pages
 from erp_sync.sync.telling import Telling
 
@@ -234,18 +234,17 @@ class ReconcileFlow:
 
     def _compared(self, entries: Sequence[Entry]) -> list[tuple[Sides, Compared]]:
         """One order's row that nobody can read stops no other."""
-        try:
-            looked = self._sides(entries)
-        except OddRow as odd:
-            if len(entries) > 1:
-                half = len(entries) // 2
-                return self._compared(entries[:half]) + self._compared(entries[half:])
-            (entry,) = entries
-            sides = Sides(entry, self._ledger.statuses([entry.order_id]).get(entry.order_id))
-            finding = Finding(entry.number, Verdict.TOTAL_UNREADABLE, shop_total=entry.total, note=str(odd))
-            return [(sides, Compared([finding], in_shop=entry.total))]
-        now = self._ledger.now()
-        return [(sides, compare(sides, self._telling, now, self._young)) for sides in looked]
+        compared = []
+        for part, looked in apart(self._sides, entries):
+            if isinstance(looked, OddRow):
+                (entry,) = part
+                sides = Sides(entry, self._ledger.statuses([entry.order_id]).get(entry.order_id))
+                finding = Finding(entry.number, Verdict.TOTAL_UNREADABLE, shop_total=entry.total, note=str(looked))
+                compared.append((sides, Compared([finding], in_shop=entry.total)))
+            else:
+                now = self._ledger.now()
+                compared += [(sides, compare(sides, self._telling, now, self._young)) for sides in looked]
+        return compared
 
     def _moved(self, looked: Sequence[Sides]) -> list[Entry]:
         """The ledger's rows now of those that it changed since they were read."""

@@ -25,7 +25,7 @@ from typing import Protocol
 from erp_sync.errors import ErpUnavailable, InDoubt, Misconfigured, OddRow, Refused
 from erp_sync.ledger.entry import Change, Entry, Event
 from erp_sync.models import CreatedOrder, CustomerCode, ErpOrder, FoundOrder, LedgerState, Problem
-from erp_sync.sync.odd_rows import readable
+from erp_sync.sync.odd_rows import readable, unreadable
 from erp_sync.sync.problems import ERP_ORDERS, OTHER_TOTAL
 
 logger = logging.getLogger(__name__)
@@ -235,10 +235,10 @@ class Sender:
         now = self._ledger.now()
         changes = []
         for entry in entries:
-            rows, row = found.get(entry.number, []), by_number.get(entry.erp_number)
-            if isinstance(rows, OddRow) or (not rows and entry.erp_number in odd):
-                why = rows if isinstance(rows, OddRow) else odd[entry.erp_number]
-                changes.append(self._unreadable(entry, why, now))
+            rows = found.get(entry.number) or odd.get(entry.erp_number) or []
+            row = by_number.get(entry.erp_number)
+            if isinstance(rows, OddRow):
+                changes.append(self._unreadable(entry, rows, now))
             elif not rows and row is not None and _lost_its_id(entry, row):
                 changes.append(self._without_id(entry, row, now))
             else:
@@ -336,9 +336,7 @@ class Sender:
 
     def _unreadable(self, entry: Entry, odd: OddRow, now: datetime) -> Change:
         """It is there, and nobody can say whether it is ours as we meant it: never created again."""
-        problem = Problem(
-            "ERP order", entry.erp_number or entry.number, f"cannot be read: {odd}: correct it in the ERP"
-        )
+        problem = unreadable(entry.erp_number or entry.number, odd)
         if entry.state is LedgerState.SENT:
             new = replace(_settled(entry, LedgerState.SENT, (problem,)), verified_at=now)
         else:
