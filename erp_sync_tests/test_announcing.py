@@ -95,17 +95,9 @@ def double() -> Iterator[SlackDouble]:
         yield double
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of an empty ledger, to be copied."""
-    path = tmp_path_factory.mktemp("template") / "ledger.sqlite"
-    migrate(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def ledger_url(template: Path, tmp_path: Path) -> str:
-    return f"sqlite:///{shutil.copy(template, tmp_path)}"
+def ledger_url(empty_ledger: Path, tmp_path: Path) -> str:
+    return f"sqlite:///{shutil.copy(empty_ledger, tmp_path)}"
 
 
 @pytest.fixture

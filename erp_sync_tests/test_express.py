@@ -361,12 +361,17 @@ def test_a_number_that_two_rows_share_is_sent_though_one_of_them_waits(work: Wor
         until(lambda: verified(work, [ready]), 5)
 
 
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two short pauses; the second is spent in the inbox."""
+    monkeypatch.setattr(expresses, "PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(expresses, "LONGEST_IN_MIND", 0.01)
+
+
 @on_sqlite
 def test_looks_by_number_that_are_slow_are_few_and_hold_up_no_other(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expresses, "PAUSES", (0.01, 0.02))
-    monkeypatch.setattr(expresses, "LONGEST_IN_MIND", 0.01)
+    hasty(monkeypatch)
     monkeypatch.setattr(expresses, "SCAN_SECONDS", 0.05)
     monkeypatch.setattr(looking, "SLOW_SECONDS", 0.05)
     monkeypatch.setattr(looking, "SLOW_SHARE", 0.5)
@@ -412,8 +417,7 @@ def test_looks_by_number_that_are_slow_are_few_and_hold_up_no_other(
 def test_hints_outlive_an_outage_of_the_shop_and_are_asked_for_ever_more_rarely(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expresses, "PAUSES", (0.01, 0.02))
-    monkeypatch.setattr(expresses, "LONGEST_IN_MIND", 0.01)
+    hasty(monkeypatch)
     monkeypatch.setattr(expresses, "SCAN_SECONDS", 0.02)
     order = work.on.shop.checkout()
     heads, asked = Shop.heads, [0.0]
