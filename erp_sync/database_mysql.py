@@ -40,8 +40,8 @@ def mysql_engine(address: URL, tls: ssl.SSLContext | None, connect_args: dict[st
 
 
 class _Connection(Connection):
-    """PyMySQL reads the system's certificate authorities for each connection, also for those that verify nobody: for
-    25 ms no other thread runs, which is what many of an order's way to the ERP took whose connection was a new one."""
+    """PyMySQL reads the system's certificate authorities for each connection, also for those that verify nobody: 25 ms,
+    in which no other thread runs, and which each order waited for that met a new connection on its way to the ERP."""
 
     def _create_ssl_ctx(self, given: ssl.SSLContext | dict[str, Any]) -> ssl.SSLContext:
         if isinstance(given, ssl.SSLContext):
